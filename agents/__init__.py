@@ -1,0 +1,1 @@
+"""Search methods: PPO and the baselines it must beat."""

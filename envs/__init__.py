@@ -1,0 +1,1 @@
+"""Gymnasium environments that model precision choices as actions."""

@@ -1,0 +1,1 @@
+"""Thin commands, run as ``python -m scripts.NAME``."""

@@ -1,0 +1,1 @@
+"""Models and data to tune, one file a workload."""
