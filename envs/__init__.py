@@ -1,1 +1,8 @@
-"""Gymnasium environments that model precision choices as actions."""
+"""Gymnasium environments that model precision choices as actions.
+
+Importing this package registers ``wattbit/LayerPrecision-v0``.
+"""
+
+import gymnasium
+
+gymnasium.register(id="wattbit/LayerPrecision-v0", entry_point="envs.layer_precision:LayerPrecisionEnv")

@@ -1,0 +1,198 @@
+"""Every plan ever evaluated, on disk as it comes, and the best of them for any tolerance."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+from envs.evaluator import Evaluator, Outcome
+from envs.gate import SearchGate
+from wattbit.errors import OutputError
+from wattbit.paired import PairedCounts
+from wattbit.plan import PrecisionPlan
+from wattbit.profile import ModelProfile
+
+
+class Archive:
+    """Outcomes by plan, in the order they came, each with the method that evaluated it first.
+
+    The result for a tolerance is the cheapest plan that passes the search gate, and the reference plan where
+    none does; it can only improve as the archive grows.
+
+    Args:
+        reference: Outcome of the reference plan.
+        gate: The search gate.
+    """
+
+    def __init__(self, reference: Outcome, gate: SearchGate) -> None:
+        self._reference = reference
+        self._gate = gate
+        self._outcomes: dict[PrecisionPlan, Outcome] = {}
+        self._methods: dict[PrecisionPlan, str] = {}
+        self._bounds: dict[PrecisionPlan, float] = {reference.plan: 0.0}
+
+    def __len__(self) -> int:
+        return len(self._outcomes)
+
+    def __iter__(self) -> Iterator[Outcome]:
+        return iter(self._outcomes.values())
+
+    def __contains__(self, plan: object) -> bool:
+        return plan in self._outcomes
+
+    @property
+    def gate(self) -> SearchGate:
+        """The search gate."""
+        return self._gate
+
+    @property
+    def reference(self) -> Outcome:
+        """Outcome of the reference plan."""
+        return self._reference
+
+    def method(self, plan: PrecisionPlan) -> str:
+        """The method that evaluated ``plan`` first."""
+        return self._methods[plan]
+
+    def add(self, outcome: Outcome, method: str) -> bool:
+        """Add an outcome; False if its plan is there already."""
+        if outcome.plan in self._outcomes:
+            return False
+        self._outcomes[outcome.plan] = outcome
+        self._methods[outcome.plan] = method
+        self._bounds.setdefault(outcome.plan, self._gate.bound_pp(outcome.counts))
+        return True
+
+    def passes(self, outcome: Outcome, tolerance_pp: float) -> bool:
+        """True if the outcome passes the gate; the reference always does."""
+        bound = self._bounds.get(outcome.plan)
+        return (self._gate.bound_pp(outcome.counts) if bound is None else bound) <= tolerance_pp
+
+    def best(self, tolerance_pp: float) -> Outcome:
+        """The cheapest outcome that passes the gate at ``tolerance_pp``; among equals the least divergent."""
+        feasible = [outcome for outcome in self if self._bounds[outcome.plan] <= tolerance_pp]
+        return min([self._reference, *feasible], key=lambda outcome: (outcome.energy_j, outcome.divergence))
+
+    def front(self) -> list[Outcome]:
+        """The outcomes that no other beats in both energy and judged drop, cheapest first."""
+        kept: list[Outcome] = []
+        lowest = float("inf")
+        for outcome in sorted(self, key=lambda o: (o.energy_j, self._bounds[o.plan])):
+            if self._bounds[outcome.plan] < lowest:
+                lowest = self._bounds[outcome.plan]
+                kept.append(outcome)
+        return kept
+
+
+class ArchivingEvaluator:
+    """An evaluator that puts every outcome into archives under a method's name.
+
+    ``evaluations`` counts the distinct plans *this method* asked for, also those that another method had run
+    before: methods are compared at equal cost.
+    """
+
+    def __init__(self, evaluator: Evaluator, method: str, archives: tuple[Archive, ...]) -> None:
+        self._evaluator = evaluator
+        self._method = method
+        self._archives = archives
+        self._asked: set[PrecisionPlan] = set()
+
+    @property
+    def profile(self) -> ModelProfile:
+        """The model's profile."""
+        return self._evaluator.profile
+
+    @property
+    def evaluations(self) -> int:
+        """Distinct plans this method asked for."""
+        return len(self._asked)
+
+    def evaluate(self, plan: PrecisionPlan) -> Outcome:
+        """Evaluate and archive ``plan``."""
+        outcome = self._evaluator.evaluate(plan)
+        self._asked.add(outcome.plan)
+        for archive in self._archives:
+            archive.add(outcome, self._method)
+        return outcome
+
+
+class Journal:
+    """Outcomes as JSON lines, each written when it is known, so that a crash loses none.
+
+    A line torn by a crash can only be the last one; it is dropped when the journal is read again.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: TextIO | None = None
+
+    def append(self, outcome: Outcome, method: str) -> None:
+        """Write one outcome and flush it.
+
+        Raises:
+            OutputError: If the file cannot be written.
+        """
+        try:
+            if self._file is None:
+                self._file = self._path.open("a", encoding="utf-8")
+            self._file.write(json.dumps(_to_record(outcome, method)) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise OutputError(f"cannot write {self._path}: {error.strerror}; free space or choose another folder") from None
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def read(self, profile: ModelProfile) -> list[tuple[Outcome, str]]:
+        """The outcomes written so far, with the method of each; energy and latency come from ``profile``.
+
+        A torn last line is cut off, so that the next one starts on a line of its own.
+
+        Raises:
+            OutputError: If a line other than the last is damaged.
+        """
+        if not self._path.exists():
+            return []
+        data = self._path.read_bytes()
+        whole = data.rfind(b"\n") + 1
+        if whole < len(data):
+            self._path.write_bytes(data[:whole])
+        entries = []
+        for number, line in enumerate(data[:whole].decode("utf-8", "replace").splitlines(), 1):
+            try:
+                entries.append(_from_record(json.loads(line), profile))
+            except (ValueError, KeyError, TypeError) as error:
+                raise OutputError(
+                    f"{self._path} line {number} is damaged ({error}); remove that line and resume again"
+                ) from None
+        return entries
+
+
+def _to_record(outcome: Outcome, method: str) -> dict[str, Any]:
+    counts = outcome.counts
+    return {
+        "method": method,
+        "precisions": dict(outcome.plan),
+        "samples": counts.samples,
+        "reference_only": counts.reference_only,
+        "plan_only": counts.plan_only,
+        "divergence": outcome.divergence,
+    }
+
+
+def _from_record(record: Mapping[str, Any], profile: ModelProfile) -> tuple[Outcome, str]:
+    plan = PrecisionPlan(record["precisions"]).require_layers(profile.layer_names)
+    counts = PairedCounts(record["samples"], record["reference_only"], record["plan_only"])
+    outcome = Outcome(
+        plan=plan,
+        energy_j=profile.plan_energy_j(plan),
+        latency_ms=profile.plan_latency_ms(plan),
+        counts=counts,
+        divergence=float(record["divergence"]),
+    )
+    return outcome, str(record["method"])

@@ -1,0 +1,140 @@
+"""From searched plans to certified ones: which plans are tested for a tolerance, and in which order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agents.archive import Archive
+from envs.evaluator import Outcome, correct
+from wattbit.batches import batches
+from wattbit.certificate import Candidate, Judgement, certify_sequence, judge
+from wattbit.guardrail import Guardrail
+from wattbit.layers import SwitchableModel
+from wattbit.paired import PairedCounts, lower_bound_pp, score_z, upper_bound_pp
+from wattbit.plan import PrecisionPlan
+from wattbit.profile import ModelProfile
+from workloads.workload import Split
+
+# Shares of the strongest evidence the search split can give; 1 is a plan that lost no sample at all.
+_EVIDENCE = (1.0, 0.85, 0.7, 0.55)
+
+
+class HeldOut:
+    """One split on which plans are judged, and nothing is chosen; each plan runs on it once."""
+
+    def __init__(self, model: SwitchableModel, split: Split, batch_size: int) -> None:
+        self._model = model
+        self._labels = split.labels
+        self._batches = list(batches(split.inputs, batch_size))
+        self._correct: dict[PrecisionPlan, NDArray[np.bool_]] = {}
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """The class of each sample."""
+        labels: NDArray[np.int64] = self._labels.numpy()
+        return labels
+
+    def correct(self, plan: PrecisionPlan) -> NDArray[np.bool_]:
+        """Which samples ``plan`` classifies right, (samples,)."""
+        if plan not in self._correct:
+            self._correct[plan] = correct(self._model.logits(self._batches, plan), self._labels).numpy()
+        return self._correct[plan]
+
+    @property
+    def reference(self) -> NDArray[np.bool_]:
+        """Which samples the reference classifies right."""
+        return self.correct(self._model.reference_plan)
+
+    @property
+    def reference_accuracy(self) -> float:
+        """The reference's accuracy, 0 to 1."""
+        return float(self.reference.mean())
+
+    def counts(self, plan: PrecisionPlan) -> PairedCounts:
+        """Paired outcomes of ``plan`` against the reference."""
+        return PairedCounts.from_correct(self.reference, self.correct(plan))
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """What was certified for one tolerance.
+
+    Attributes:
+        tolerance_pp: The tolerance.
+        sequence: The plans of the fixed sequence, most conservative first, with their judgements.
+        deployed: The cheapest plan that passed; None if none did: then the reference runs.
+    """
+
+    tolerance_pp: float
+    sequence: tuple[tuple[Outcome, Judgement], ...]
+    deployed: Outcome | None
+
+
+def fixed_sequence(archive: Archive, tolerance_pp: float) -> list[Outcome]:
+    """The plans to test for a tolerance, most energy first, chosen by their outcomes on ``search`` alone.
+
+    The last is the archive's result. Before it come plans with stronger evidence, so that something passes
+    where the result itself turns out to have been lucky: the plan closest to the reference in its output, and
+    the cheapest ones whose score statistic reaches a share of the strongest the search split can give.
+    Testing a plan that passes costs nothing: the whole sequence is tested at one alpha.
+    """
+    result = archive.best(tolerance_pp)
+    reference = archive.reference
+    candidates = [outcome for outcome in archive if outcome.energy_j < reference.energy_j]
+    chosen = {result.plan: result}
+    if candidates:
+        safest = min(candidates, key=lambda o: (o.divergence, o.energy_j))
+        chosen[safest.plan] = safest
+    margin = tolerance_pp / 100.0
+    strongest = score_z(PairedCounts(reference.counts.samples, 0, 0), margin)
+    for share in _EVIDENCE:
+        passing = [o for o in candidates if score_z(o.counts, margin) <= share * strongest]
+        if passing:
+            best = min(passing, key=lambda o: (o.energy_j, o.divergence))
+            chosen[best.plan] = best
+    kept = [o for o in chosen.values() if o.energy_j >= result.energy_j and o.plan != reference.plan]
+    return sorted(kept, key=lambda o: (-o.energy_j, o.plan.plan_id))
+
+
+def certify_tolerance(
+    archive: Archive, held_out: HeldOut, profile: ModelProfile, guardrail: Guardrail
+) -> Deployment:
+    """Test the fixed sequence for ``guardrail.tolerance_pp`` and keep the cheapest plan that passed.
+
+    For one tolerance the chance that any plan passes whose drop is the tolerance or more is at most alpha.
+    """
+    sequence = fixed_sequence(archive, guardrail.tolerance_pp)
+    judgements = certify_sequence(
+        held_out.reference,
+        [
+            Candidate(o.plan.plan_id, held_out.correct(o.plan), o.latency_ms, profile.plan_memory_bytes(o.plan))
+            for o in sequence
+        ],
+        held_out.labels,
+        guardrail,
+    )
+    tested = tuple((outcome, judgements[outcome.plan.plan_id]) for outcome in sequence)
+    passed = [outcome for outcome, judgement in tested if judgement.verdict == "pass"]
+    return Deployment(guardrail.tolerance_pp, tested, min(passed, key=lambda o: o.energy_j, default=None))
+
+
+def judge_plan(
+    plan: PrecisionPlan, held_out: HeldOut, profile: ModelProfile, guardrail: Guardrail
+) -> Judgement:
+    """Judge one plan by itself, for a comparison; what is deployed goes through `certify_tolerance`."""
+    return judge(
+        held_out.reference,
+        held_out.correct(plan),
+        held_out.labels,
+        guardrail,
+        latency_ms=profile.plan_latency_ms(plan),
+        memory_bytes=profile.plan_memory_bytes(plan),
+    )
+
+
+def interval_pp(counts: PairedCounts, alpha: float = 0.05) -> tuple[float, float]:
+    """The two-sided score interval of the drop at confidence 1 - alpha, percentage points."""
+    return lower_bound_pp(counts, alpha / 2), upper_bound_pp(counts, alpha / 2)

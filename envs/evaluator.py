@@ -1,0 +1,143 @@
+"""Running plans on the search split: the costly seam between the environment and the model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from wattbit.batches import Inputs, batches
+from wattbit.layers import SwitchableModel
+from wattbit.paired import PairedCounts
+from wattbit.plan import PrecisionPlan
+from wattbit.profile import ModelProfile
+from wattbit.profiler import divergence
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one plan costs and what it does to accuracy on the search split.
+
+    Attributes:
+        plan: The plan.
+        energy_j: Energy per inference by the profile's additive model, joules.
+        latency_ms: Time per inference by the profile's additive model, milliseconds.
+        counts: Paired outcomes against the reference.
+        divergence: Mean Kullback-Leibler divergence from the reference output, nats.
+    """
+
+    plan: PrecisionPlan
+    energy_j: float
+    latency_ms: float
+    counts: PairedCounts
+    divergence: float
+
+    @property
+    def drop_pp(self) -> float:
+        """Observed drop in percentage points."""
+        return self.counts.drop_pp
+
+
+class Evaluator(Protocol):
+    """Evaluates plans of one model; `PlanEvaluator` is the real one, tests bring their own."""
+
+    @property
+    def profile(self) -> ModelProfile:
+        """The model's profile."""
+
+    @property
+    def evaluations(self) -> int:
+        """Number of distinct plans run so far."""
+
+    def evaluate(self, plan: PrecisionPlan) -> Outcome:
+        """The outcome of ``plan``; a plan that was evaluated before costs nothing."""
+
+
+class PlanEvaluator:
+    """Runs plans on held data and remembers every outcome.
+
+    Args:
+        model: The calibrated model.
+        profile: Its profile, for energy and latency.
+        inputs: Samples to run plans on: the ``search`` split.
+        labels: Their labels, int64, shape (samples,).
+        batch_size: Samples per forward pass.
+        known: Outcomes from an earlier run, which are not evaluated again.
+    """
+
+    def __init__(
+        self,
+        model: SwitchableModel,
+        profile: ModelProfile,
+        inputs: Inputs,
+        labels: Tensor,
+        *,
+        batch_size: int = 256,
+        known: Mapping[PrecisionPlan, Outcome] | None = None,
+    ) -> None:
+        self._model = model
+        self._profile = profile
+        self._batches = list(batches(inputs, batch_size))
+        self._labels = labels
+        self._outcomes = dict(known or {})
+        logits = model.logits(self._batches, model.reference_plan)
+        self._reference_log = F.log_softmax(logits, 1)
+        self._reference_correct = correct(logits, labels)
+
+    @property
+    def profile(self) -> ModelProfile:
+        """The model's profile."""
+        return self._profile
+
+    @property
+    def evaluations(self) -> int:
+        """Number of distinct plans run so far, earlier runs included."""
+        return len(self._outcomes)
+
+    @property
+    def reference_accuracy(self) -> float:
+        """Accuracy of the reference on the search split, 0 to 1."""
+        return float(self._reference_correct.double().mean())
+
+    @property
+    def samples(self) -> int:
+        """Number of samples a plan is run on."""
+        return len(self._labels)
+
+    def evaluate(self, plan: PrecisionPlan) -> Outcome:
+        """Run ``plan`` on the search split, or recall its outcome.
+
+        Raises:
+            PlanError: If the plan is for another model or uses a precision a layer does not support.
+        """
+        outcome = self._outcomes.get(plan)
+        if outcome is None:
+            outcome = self._run(self._profile.require_plan(plan))
+            self._outcomes[plan] = outcome
+        return outcome
+
+    def _run(self, plan: PrecisionPlan) -> Outcome:
+        logits = self._model.logits(self._batches, plan)
+        values = divergence(self._reference_log, logits).double().nan_to_num(nan=_WORST, posinf=_WORST)
+        return Outcome(
+            plan=plan,
+            energy_j=self._profile.plan_energy_j(plan),
+            latency_ms=self._profile.plan_latency_ms(plan),
+            counts=PairedCounts.from_correct(
+                self._reference_correct.numpy(), correct(logits, self._labels).numpy()
+            ),
+            divergence=float(values.clamp_max(_WORST).mean()),
+        )
+
+
+# The divergence of an output that is not finite: larger than any finite one seen, and still a number.
+_WORST = 100.0
+
+
+def correct(logits: Tensor, labels: Tensor) -> Tensor:
+    """Which samples are classified right, (samples,) bool; an output that is not finite is wrong."""
+    return (logits.argmax(1) == labels) & torch.isfinite(logits).all(1)

@@ -1,0 +1,154 @@
+"""The environment `wattbit/LayerPrecision-v0`: one episode gives every layer of a model its precision."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+from envs.evaluator import Evaluator, Outcome
+from envs.gate import SearchGate
+from wattbit.errors import ConfigError, GuardrailError
+from wattbit.features import Context, FeatureEncoder, Mask, Observation, PlanWalk
+
+
+class LayerPrecisionEnv(gymnasium.Env[Observation, np.int64]):
+    """Assign precisions layer by layer, in execution order.
+
+    - **Context** (drawn at reset): tolerance, log-uniform over ``tolerance_range_pp``, and energy price,
+      log-uniform over ``price_range``. Fix them with ``reset(options={"tolerance_pp": 1.0})``.
+    - **Observation**: ``Box(size,)``, the features of `wattbit.features.FeatureEncoder`: context, shape of the
+      layer, energy ratio and log-sensitivity of each precision, energy committed and still open, predicted drop
+      used so far against the tolerance, previous precision.
+    - **Action**: ``Discrete(precisions)``; `action_masks` says what the layer supports. A masked action raises
+      ValueError: nothing is repaired silently.
+    - **Reward** at a layer: price x share of the reference energy that the choice saves, conversion included.
+    - **Terminal reward**, added to the last: ``-penalty * max(0, drop - tolerance) / tolerance`` with the drop
+      that the search gate judges, measured by running the plan, ``- divergence_weight * tanh(divergence)``.
+    - **Info** at the end: plan, energy_j, provenance, drop_pp, feasible, evaluations.
+
+    Args:
+        evaluator: Runs plans on the ``search`` split.
+        pp_per_nat: See `FeatureEncoder`.
+        gate: Judges the drop.
+        tolerance_range_pp: Smallest and largest tolerance drawn.
+        price_range: Smallest and largest energy price drawn.
+        penalty: Weight of a broken tolerance.
+        divergence_weight: Weight of the smooth term that breaks ties between plans of equal drop.
+    """
+
+    metadata = {"render_modes": ["ansi"]}  # noqa: RUF012 (gymnasium's own name and type)
+
+    def __init__(
+        self,
+        evaluator: Evaluator,
+        *,
+        pp_per_nat: float = 10.0,
+        gate: SearchGate | None = None,
+        tolerance_range_pp: Sequence[float] = (0.1, 4.0),
+        price_range: Sequence[float] = (1.0, 1.0),
+        penalty: float = 2.0,
+        divergence_weight: float = 0.05,
+        render_mode: str | None = None,
+    ) -> None:
+        _require_range("tolerance_range_pp", tolerance_range_pp)
+        _require_range("price_range", price_range)
+        self.evaluator = evaluator
+        self.encoder = FeatureEncoder(evaluator.profile, pp_per_nat)
+        self.gate = gate or SearchGate()
+        self.render_mode = render_mode
+        self._tolerance_range_pp = (tolerance_range_pp[0], tolerance_range_pp[1])
+        self._price_range = (price_range[0], price_range[1])
+        self._penalty = penalty
+        self._divergence_weight = divergence_weight
+        self._reference_j = evaluator.profile.reference_energy_j
+        self._walk = PlanWalk(self.encoder, Context(tolerance_range_pp[1]))
+        bound = self.encoder.bound
+        self.observation_space = spaces.Box(-bound, bound, (self.encoder.size,), np.float32)
+        self.action_space = spaces.Discrete(len(evaluator.profile.precisions))
+
+    @property
+    def tolerance_range_pp(self) -> tuple[float, float]:
+        """Smallest and largest tolerance drawn, percentage points."""
+        return self._tolerance_range_pp
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Start an episode; ``options`` may fix ``tolerance_pp`` and ``energy_price``.
+
+        Raises:
+            GuardrailError: If a tolerance or a price is not positive.
+        """
+        super().reset(seed=seed)
+        fixed = options or {}
+        tolerance = float(fixed.get("tolerance_pp", self._draw(self._tolerance_range_pp)))
+        price = float(fixed.get("energy_price", self._draw(self._price_range)))
+        for name, value in (("tolerance_pp", tolerance), ("energy_price", price)):
+            if not (value > 0 and math.isfinite(value)):
+                raise GuardrailError(f"{name} is {value}, must be a number above 0")
+        self._walk = PlanWalk(self.encoder, Context(tolerance, price))
+        return self._walk.observation, {"tolerance_pp": tolerance, "energy_price": price}
+
+    def step(self, action: np.int64 | int) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """Give the next layer the precision at index ``action``.
+
+        Raises:
+            ValueError: If the layer does not support it.
+            IndexError: If the episode is over.
+        """
+        profile, context = self.evaluator.profile, self._walk.context
+        layer_index = self._walk.layer_index
+        energy_j = self._walk.assign(int(action))
+        reference_j = profile.layers[layer_index].costs[profile.reference].energy_j
+        reward = context.energy_price * (reference_j - energy_j) / self._reference_j
+        if not self._walk.done:
+            return self._walk.observation, reward, False, False, {}
+        outcome = self.evaluator.evaluate(self._walk.plan)
+        reward += self._terminal_reward(outcome)
+        return self._walk.observation, reward, True, False, self._info(outcome)
+
+    def action_masks(self) -> Mask:
+        """Which precisions the next layer supports, (precisions,) bool."""
+        return self._walk.mask
+
+    def render(self) -> str:
+        """The plan so far, one layer a line."""
+        return "\n".join(f"{layer}: {name}" for layer, name in self._walk.plan.items())
+
+    def _terminal_reward(self, outcome: Outcome) -> float:
+        tolerance_pp = self._walk.context.tolerance_pp
+        excess = max(0.0, self._judged_drop_pp(outcome) - tolerance_pp) / tolerance_pp
+        return -self._penalty * min(excess, 10.0) - self._divergence_weight * math.tanh(outcome.divergence)
+
+    def _judged_drop_pp(self, outcome: Outcome) -> float:
+        # The reference cannot drop against itself, whatever the size of the split.
+        if outcome.plan == self.evaluator.profile.reference_plan:
+            return 0.0
+        return self.gate.bound_pp(outcome.counts)
+
+    def _info(self, outcome: Outcome) -> dict[str, Any]:
+        tolerance_pp = self._walk.context.tolerance_pp
+        return {
+            "plan": outcome.plan,
+            "energy_j": outcome.energy_j,
+            "provenance": self.evaluator.profile.provenance,
+            "drop_pp": outcome.drop_pp,
+            "feasible": self._judged_drop_pp(outcome) <= tolerance_pp,
+            "tolerance_pp": tolerance_pp,
+            "evaluations": self.evaluator.evaluations,
+        }
+
+    def _draw(self, limits: tuple[float, float]) -> float:
+        low, high = limits
+        return float(math.exp(self.np_random.uniform(math.log(low), math.log(high))))
+
+
+def _require_range(name: str, limits: Sequence[float]) -> None:
+    low, high = limits if len(limits) == 2 else (0.0, 0.0)
+    if not 0 < low <= high < math.inf:
+        raise ConfigError(f"{name} is {list(limits)}, must be two positive numbers, the smaller first")

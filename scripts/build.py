@@ -1,0 +1,115 @@
+"""From settings to objects: the only place besides the entry points that knows configuration."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, cast
+
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from wattbit.batches import select
+from wattbit.energy.auto import choose_meter
+from wattbit.energy.device_model import DeviceModel
+from wattbit.energy.meter import EnergyMeter
+from wattbit.errors import ConfigError, WattbitError
+from wattbit.layer_costs import MeteredCost, ModelledCost
+from wattbit.layers import SwitchableModel
+from wattbit.profiler import CostModel
+from workloads.workload import Split, Workload
+
+METERING_SAMPLES = 64
+"""Samples in the batch that a meter measures."""
+
+
+def build(node: DictConfig, **more: Any) -> Any:
+    """Instantiate ``node``; an error raised on purpose inside comes out as it was raised.
+
+    Raises:
+        ConfigError: If the settings do not fit the constructor.
+    """
+    try:
+        return instantiate(node, _convert_="all", **more)
+    except InstantiationException as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, WattbitError):
+            cause = cause.__cause__
+        if cause is not None:
+            raise cause from None
+        raise ConfigError(f"{node.get('_target_')}: {error.__cause__ or error}; check its settings") from None
+
+
+def use_threads(threads: int) -> None:
+    """Fix torch's number of threads, for speed on shared cores and for results that repeat.
+
+    Raises:
+        ConfigError: If the number is not at least 1.
+    """
+    if threads < 1:
+        raise ConfigError(f"threads is {threads}, must be at least 1")
+    torch.set_num_threads(threads)
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+
+
+def build_workload(node: DictConfig) -> Workload:
+    """Load the workload."""
+    workload = build(node)
+    if not isinstance(workload, Workload):
+        raise ConfigError(f"{node._target_} returned {type(workload).__name__}; it must return a Workload")
+    return workload
+
+
+def build_model(workload: Workload, precisions: list[str]) -> SwitchableModel:
+    """Attach the workload's model."""
+    example = select(workload.splits["calibrate"].inputs, slice(0, 2))
+    return SwitchableModel(workload.model, example, precisions)
+
+
+CostFactory = Callable[[SwitchableModel, Split], CostModel]
+"""Builds the cost model once the model is attached and calibrated."""
+
+
+def build_costs(node: DictConfig) -> tuple[CostFactory, str]:
+    """The source of energy figures, and one sentence that says which it is and why.
+
+    Raises:
+        ConfigError: If the settings do not fit.
+        MeterError: If the meter that was asked for cannot measure here.
+    """
+    if node.name == "auto":
+        choice = choose_meter([], cast(DeviceModel, build(node.model)))
+        source, reason = choice.meter, choice.reason
+    elif "model" in node:
+        source = cast(DeviceModel, build(node.model))
+        reason = f"Energy is modelled for {source.device}."
+    else:
+        source = cast(EnergyMeter, build(node.meter))
+        reason = f"Energy is {source.provenance} on {source.device}."
+    if isinstance(source, DeviceModel):
+        return _modelled(source), reason
+    return _metered(source), reason
+
+
+def _modelled(device: DeviceModel) -> CostFactory:
+    def make(model: SwitchableModel, split: Split) -> CostModel:
+        # All weights share the device's memory, so their size together decides where they lie.
+        weight_bytes = 4 * sum(shape.weight_elements for shape in model.shapes)
+        return ModelledCost(replace(device, resident_weight_bytes=weight_bytes), model.shapes)
+
+    return make
+
+
+def _metered(meter: EnergyMeter) -> CostFactory:
+    def make(model: SwitchableModel, split: Split) -> CostModel:
+        return MeteredCost(meter, model, select(split.inputs, slice(0, METERING_SAMPLES)))
+
+    return make
+
+
+def plain(node: Any) -> Any:
+    """A configuration node as plain dicts and lists, interpolations resolved."""
+    return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node

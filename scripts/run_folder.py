@@ -1,0 +1,163 @@
+"""The folder of one run: what is written there, whole or not at all, and what a resumed run reads."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from wattbit.errors import ConfigError, OutputError
+from wattbit.profile import ModelProfile
+
+_HYDRA = ".hydra"
+# What a run has written when it fails before it found anything.
+_WORTHLESS = {_HYDRA, "train.log", "tensorboard"}
+
+
+class RunFolder:
+    """Paths and files of a run.
+
+    Args:
+        path: The folder; made if it is not there.
+
+    Raises:
+        OutputError: If it cannot be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        require_writable(path)
+        self.path = path
+
+    @property
+    def journal(self) -> Path:
+        """Every plan evaluated, as JSON lines."""
+        return self.path / "archive.jsonl"
+
+    @property
+    def checkpoint(self) -> Path:
+        """The agent, saved after each rollout."""
+        return self.path / "ppo.zip"
+
+    @property
+    def bundle(self) -> Path:
+        """The exported bundle."""
+        return self.path / "bundle"
+
+    @property
+    def audit(self) -> Path:
+        """The audit log."""
+        return self.path / "audit.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        """TensorBoard's event files."""
+        return self.path / "tensorboard"
+
+    def write_json(self, name: str, data: Mapping[str, Any]) -> None:
+        """Replace the file ``name`` by ``data``, atomically."""
+        self.write_text(name, json.dumps(data, indent=1, allow_nan=False) + "\n")
+
+    def write_text(self, name: str, text: str) -> None:
+        """Replace the file ``name`` by ``text``, atomically."""
+        target = self.path / name
+        temporary = target.with_name(f".{name}.new")
+        try:
+            temporary.write_text(text, encoding="utf-8")
+            os.replace(temporary, target)
+        except OSError as error:
+            raise OutputError(
+                f"cannot write {target}: {error.strerror}; free space or choose another folder with hydra.run.dir="
+            ) from None
+
+    def save_state(self, fingerprint: str, profile: ModelProfile, calibration: str) -> None:
+        """Keep what a resumed run must find again: the model's identity, its profile and calibration."""
+        self.write_text("profile.json", profile.to_json())
+        self.write_text("calibration.json", calibration)
+        self.write_json("state.json", {"schema": 1, "model_fingerprint": fingerprint})
+
+    def load_state(self, fingerprint: str) -> tuple[ModelProfile, str] | None:
+        """Profile and calibration of the interrupted run; None if it was stopped before it had them.
+
+        Raises:
+            ConfigError: If the folder is of another model, or a file is damaged.
+        """
+        state = self.path / "state.json"
+        if not state.exists():
+            return None
+        try:
+            found = json.loads(state.read_text(encoding="utf-8"))["model_fingerprint"]
+            profile = ModelProfile.from_json((self.path / "profile.json").read_text(encoding="utf-8"))
+            calibration = (self.path / "calibration.json").read_text(encoding="utf-8")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ConfigError(f"cannot resume {self.path}: {error}; start a new run") from None
+        if found != fingerprint:
+            raise ConfigError(
+                f"cannot resume {self.path}: it is for model {found[:12]}…, this one is {fingerprint[:12]}…; "
+                "use the same workload and seed, or start a new run"
+            )
+        return profile, calibration
+
+    def publish(self, outputs: Path) -> None:
+        """Point ``outputs/latest`` at this run, if the run lies below ``outputs``."""
+        link = outputs / "latest"
+        with contextlib.suppress(OSError, ValueError):
+            target = self.path.resolve().relative_to(outputs.resolve())
+            fresh = outputs / f".latest-{os.getpid()}"
+            fresh.symlink_to(target, target_is_directory=True)
+            os.replace(fresh, link)
+
+    @contextlib.contextmanager
+    def discarded_on_failure(self) -> Iterator[None]:
+        """Remove the folder if the run fails before it has written anything of use."""
+        try:
+            yield
+        except BaseException:
+            if {path.name for path in self.path.iterdir()} <= _WORTHLESS:
+                shutil.rmtree(self.path, ignore_errors=True)
+                for parent in list(self.path.parents)[:2]:
+                    with contextlib.suppress(OSError):
+                        parent.rmdir()  # only if empty
+            raise
+
+
+def require_writable(path: Path) -> None:
+    """Make ``path`` if need be, and make sure files can be created there.
+
+    Raises:
+        OutputError: If not.
+    """
+    probe = path / f".writable-{os.getpid()}"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise OutputError(
+            f"cannot write to folder {path}: {error.strerror}; choose another with hydra.run.dir=FOLDER"
+        ) from None
+
+
+def resumed_arguments(arguments: list[str]) -> list[str]:
+    """Command-line arguments with those of the run that ``resume=PATH`` names put in front.
+
+    Raises:
+        ConfigError: If there is no run in PATH.
+    """
+    folders = [argument.partition("=")[2] for argument in arguments if argument.startswith("resume=")]
+    if not folders or folders[-1] in ("null", ""):
+        return arguments
+    folder = Path(folders[-1])
+    record = folder / _HYDRA / "overrides.yaml"
+    if not record.is_file():
+        raise ConfigError(f"cannot resume {folder}: there is no run in it; give a folder that train.py wrote")
+    from omegaconf import OmegaConf
+
+    earlier = [str(item) for item in OmegaConf.load(record)]
+    own = ("resume=", "hydra.run.dir=")
+    kept = [argument for argument in earlier if not argument.startswith(own)]
+    # hydra.run.dir may hold "=" and commas, so it is quoted.
+    return [*kept, *arguments, f"hydra.run.dir='{folder}'"]

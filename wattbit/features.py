@@ -1,0 +1,228 @@
+"""What the policy sees: the observation of one layer in one episode, shared by training and serving.
+
+Features are relative to the layer and the model (shares, ratios, logarithms), so that one policy can read the
+profiles of different networks that offer the same precisions. Needs numpy only.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wattbit.plan import PrecisionPlan
+from wattbit.profile import LayerKind, LayerProfile, ModelProfile
+
+Observation = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+
+_KINDS: tuple[LayerKind, ...] = get_args(LayerKind)
+_CONTEXT = ("tolerance_log10_pp", "energy_price_log10", "device_reference_energy_log10")
+_LAYER = (
+    *(f"kind_{kind}" for kind in _KINDS),
+    "macs_share_log10",
+    "weights_share_log10",
+    "in_channels_log10",
+    "out_channels_log10",
+    "kernel_size",
+    "stride",
+    "depth",
+    "energy_share",
+)
+_PROGRESS = ("energy_committed", "energy_open", "predicted_drop_used")
+_PER_PRECISION = ("supported", "energy_ratio", "sensitivity_log10", "predicted_drop_log10")
+
+# Observations are bounded so that an unusual model cannot drive the network far from what it was trained on.
+_BOUND = 5.0
+# Below this divergence (nats) two outputs are alike for every purpose here.
+_SENSITIVITY_FLOOR = 1e-8
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What an episode is asked for.
+
+    Attributes:
+        tolerance_pp: The largest drop allowed, percentage points.
+        energy_price: Weight of saved energy in the reward; 1 is the normal price.
+    """
+
+    tolerance_pp: float
+    energy_price: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureEncoder:
+    """Turns a profile and the choices so far into observations.
+
+    Attributes:
+        profile: The model's profile.
+        pp_per_nat: Percentage points of drop that one nat of summed sensitivity is expected to cost.
+    """
+
+    profile: ModelProfile
+    pp_per_nat: float
+    _static: NDArray[np.float64] = field(init=False, repr=False, compare=False)
+    _reference_j: float = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_reference_j", self.profile.reference_energy_j)
+        rows = [self._layer_row(layer) for layer in self.profile.layers]
+        object.__setattr__(self, "_static", np.array(rows))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The name of each feature, in order."""
+        per_precision = [f"{kind}_{name}" for kind in _PER_PRECISION for name in self.profile.precisions]
+        previous = [f"previous_{name}" for name in ("none", *self.profile.precisions)]
+        return (*_CONTEXT, *_LAYER, *_PROGRESS, *per_precision, *previous)
+
+    @property
+    def size(self) -> int:
+        """Length of an observation."""
+        return len(self.names)
+
+    @property
+    def bound(self) -> float:
+        """Every feature lies in [-bound, bound]."""
+        return _BOUND
+
+    def mask(self, layer_index: int) -> Mask:
+        """Which precisions the layer supports, (precisions,) bool."""
+        costs = self.profile.layers[layer_index].costs
+        return np.array([name in costs for name in self.profile.precisions])
+
+    def encode(
+        self, layer_index: int, context: Context, committed_j: float, sensitivity_used: float, previous: str | None
+    ) -> Observation:
+        """The observation before the layer at ``layer_index`` gets its precision, (size,) float32.
+
+        Args:
+            layer_index: Which layer is next.
+            context: What the episode is asked for.
+            committed_j: Energy of the layers assigned so far, joules.
+            sensitivity_used: Sum of their sensitivities, nats.
+            previous: Precision of the layer before; None for the first.
+        """
+        names = self.profile.precisions
+        layer = self.profile.layers[layer_index]
+        open_j = sum(
+            later.costs[self.profile.reference].energy_j for later in self.profile.layers[layer_index:]
+        )
+        used = sensitivity_used * self.pp_per_nat / context.tolerance_pp
+        head = (
+            math.log10(context.tolerance_pp),
+            math.log10(context.energy_price),
+            math.log10(self._reference_j) / 3.0 + 2.0,
+        )
+        progress = (committed_j / self._reference_j, open_j / self._reference_j, 2.0 * math.tanh(used / 2.0))
+        costs = [layer.costs.get(name) for name in names]
+        predicted = [
+            math.log10(max(cost.sensitivity * self.pp_per_nat / context.tolerance_pp, 1e-5)) if cost else 0.0
+            for cost in costs
+        ]
+        before = np.zeros(len(names) + 1)
+        before[0 if previous is None else 1 + names.index(previous)] = 1.0
+        row = np.concatenate([head, self._static[layer_index][: len(_LAYER)], progress,
+                              self._static[layer_index][len(_LAYER) :], predicted, before])  # fmt: skip
+        return np.clip(row, -_BOUND, _BOUND).astype(np.float32)
+
+    def _layer_row(self, layer: LayerProfile) -> list[float]:
+        shape, layers = layer.shape, self.profile.layers
+        reference_j = layer.costs[self.profile.reference].energy_j
+        row = [float(shape.kind == kind) for kind in _KINDS]
+        row += [
+            math.log10(shape.macs / sum(other.shape.macs for other in layers)),
+            math.log10(shape.weight_elements / sum(other.shape.weight_elements for other in layers)),
+            math.log10(shape.in_channels) - 1.5,
+            math.log10(shape.out_channels) - 1.5,
+            shape.kernel_size / 3.0 - 1.0,
+            shape.stride - 1.0,
+            shape.depth,
+            reference_j / self._reference_j,
+        ]
+        costs = [layer.costs.get(name) for name in self.profile.precisions]
+        row += [1.0 if cost else 0.0 for cost in costs]
+        row += [cost.energy_j / reference_j if cost else 1.0 for cost in costs]
+        row += [math.log10(max(cost.sensitivity, _SENSITIVITY_FLOOR)) / 2.0 + 2.0 if cost else 0.0 for cost in costs]
+        return row
+
+
+class PlanWalk:
+    """One pass over the layers in execution order, which gives each of them a precision."""
+
+    def __init__(self, encoder: FeatureEncoder, context: Context) -> None:
+        self._encoder = encoder
+        self._context = context
+        self._chosen: list[str] = []
+        self._committed_j = 0.0
+        self._sensitivity = 0.0
+
+    @property
+    def context(self) -> Context:
+        """What the episode is asked for."""
+        return self._context
+
+    @property
+    def layer_index(self) -> int:
+        """The layer that is next; the number of layers when the walk is done."""
+        return len(self._chosen)
+
+    @property
+    def done(self) -> bool:
+        """True once every layer has its precision."""
+        return len(self._chosen) == len(self._encoder.profile.layers)
+
+    @property
+    def previous(self) -> str | None:
+        """The precision chosen last."""
+        return self._chosen[-1] if self._chosen else None
+
+    @property
+    def observation(self) -> Observation:
+        """What the policy sees now; zeros when the walk is done."""
+        if self.done:
+            return np.zeros(self._encoder.size, np.float32)
+        return self._encoder.encode(
+            self.layer_index, self._context, self._committed_j, self._sensitivity, self.previous
+        )
+
+    @property
+    def mask(self) -> Mask:
+        """The precisions the next layer supports; all of them when the walk is done."""
+        if self.done:
+            return np.ones(len(self._encoder.profile.precisions), bool)
+        return self._encoder.mask(self.layer_index)
+
+    def assign(self, action: int) -> float:
+        """Give the next layer the precision at index ``action``; returns the energy it costs, joules.
+
+        Raises:
+            IndexError: If the walk is done.
+            ValueError: If the layer does not support that precision.
+        """
+        if self.done:
+            raise IndexError("every layer has its precision already; start a new walk")
+        profile, index = self._encoder.profile, self.layer_index
+        name = profile.precisions[action]
+        cost = profile.layers[index].costs.get(name)
+        if cost is None:
+            raise ValueError(
+                f"layer {profile.layers[index].name!r} does not support {name!r}: "
+                f"choose among {', '.join(profile.supported(index))} (see action_masks)"
+            )
+        energy_j = profile.step_energy_j(index, name, self.previous)
+        self._chosen.append(name)
+        self._committed_j += energy_j
+        self._sensitivity += cost.sensitivity
+        return energy_j
+
+    @property
+    def plan(self) -> PrecisionPlan:
+        """The plan so far, the layers not reached yet at the reference."""
+        profile = self._encoder.profile
+        names = [*self._chosen, *[profile.reference] * (len(profile.layers) - len(self._chosen))]
+        return PrecisionPlan(dict(zip(profile.layer_names, names, strict=True)))

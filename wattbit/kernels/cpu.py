@@ -1,0 +1,75 @@
+"""Native int8 on x86 CPUs: oneDNN's packed linear and convolution, static activation scales.
+
+oneDNN multiplies unsigned 8-bit activations by signed 8-bit weights and accumulates in int32. Without the
+VNNI instructions it uses a 16-bit intermediate that can saturate, so such CPUs run int8 emulated.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from wattbit.calibration import LayerCalibration
+from wattbit.kernels.layer_weights import LayerWeights
+from wattbit.kernels.registry import Kernel, NativeKernel
+from wattbit.numerics import integer_weight_scale, quantize, quantize_weight
+from wattbit.precision import Precision
+
+
+@cache
+def has_vnni() -> bool:
+    """True if this CPU multiplies 8-bit integers without a saturating intermediate (AVX-VNNI, AVX512-VNNI)."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return False
+    return "avx512_vnni" in flags or "avx_vnni" in flags
+
+
+def _supports(device: torch.device, layer: LayerWeights, precision: Precision) -> bool:
+    return (
+        device.type == "cpu"
+        and precision.name == "int8"
+        and has_vnni()
+        and "onednn" in torch.backends.quantized.supported_engines
+        and hasattr(torch.ops.onednn, "qlinear_pointwise")
+    )
+
+
+def _pack_int8(layer: LayerWeights, precision: Precision, calibration: LayerCalibration) -> Kernel:
+    scale = integer_weight_scale(layer.weight, precision.weight_bits)
+    codes = quantize_weight(layer.weight, scale, precision.weight_bits)
+    quantizer = calibration.affine[precision.activation_bits]
+    x_scale, x_zero = quantizer.scale, quantizer.zero_point
+    zero_points = torch.zeros(len(scale), dtype=torch.int64)
+    bias = layer.bias
+    if not layer.is_conv:
+        packed = torch.ops.onednn.qlinear_prepack(codes, None)
+
+        def run_linear(x: Tensor) -> Tensor:
+            y: Tensor = torch.ops.onednn.qlinear_pointwise(
+                quantize(x, quantizer), x_scale, x_zero, packed, scale, zero_points, bias,
+                1.0, 0, torch.float32, "none", [], "",
+            )  # fmt: skip
+            return y
+
+        return run_linear
+
+    geometry = (list(layer.stride), list(layer.padding), list(layer.dilation), layer.groups)
+    packed = torch.ops.onednn.qconv_prepack(codes, scale, x_scale, x_zero, *geometry)
+
+    def run_conv(x: Tensor) -> Tensor:
+        y: Tensor = torch.ops.onednn.qconv_pointwise(
+            quantize(x, quantizer), x_scale, x_zero, packed, scale, zero_points, bias,
+            *geometry, 1.0, 0, torch.float32, "none", [], None,
+        )  # fmt: skip
+        return y
+
+    return run_conv
+
+
+CPU_KERNELS = (NativeKernel("onednn int8", _supports, _pack_int8),)
+"""Native kernels of x86 CPUs, the preferred one first."""

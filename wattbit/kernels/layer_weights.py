@@ -1,0 +1,93 @@
+"""The weights and geometry of one layer, taken out of its module, BatchNorm folded in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, slots=True)
+class LayerWeights:
+    """What a kernel packs.
+
+    Attributes:
+        weight: (out, in) for linear layers, (out, in / groups, kh, kw) for convolutions; float32.
+        bias: (out,) or None.
+        stride: Of a convolution; (1, 1) for linear layers, as the other geometry.
+        padding: Zeros added at each side of height and width.
+        dilation: Of a convolution.
+        groups: Of a convolution.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+
+    @property
+    def is_conv(self) -> bool:
+        """True for a 2-D convolution, False for a linear layer."""
+        return self.weight.ndim == 4
+
+    def apply(self, x: Tensor, weight: Tensor) -> Tensor:
+        """Run the layer on ``x`` with another ``weight`` of the same shape (and this bias)."""
+        if self.is_conv:
+            return F.conv2d(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+        return F.linear(x, weight, self.bias)
+
+
+def is_switchable(module: nn.Module) -> bool:
+    """True if wattbit can run this module at other precisions: Linear, and Conv2d padded with zeros."""
+    if isinstance(module, nn.Conv2d):
+        return module.padding_mode == "zeros" and not isinstance(module.padding, str)
+    return isinstance(module, nn.Linear)
+
+
+def take_weights(module: nn.Module, batch_norm: nn.BatchNorm2d | None = None) -> LayerWeights:
+    """Copy the weights of a switchable ``module``, with the ``batch_norm`` that follows it folded in.
+
+    Folding (Jacob et al. 2018, section 3.2): ``w' = w * g / sqrt(var + eps)``,
+    ``b' = (b - mean) * g / sqrt(var + eps) + beta``; computed in float64, stored in float32.
+    """
+    weight = module.get_parameter("weight").detach()
+    bias = getattr(module, "bias", None)
+    bias = None if bias is None else bias.detach()
+    if batch_norm is not None:
+        weight, bias = _fold(weight, bias, batch_norm)
+    weight = weight.to(torch.float32, copy=True)
+    bias = None if bias is None else bias.to(torch.float32, copy=True)
+    if isinstance(module, nn.Conv2d):
+        return LayerWeights(
+            weight,
+            bias,
+            _pair(module.stride),
+            _pair(module.padding),
+            _pair(module.dilation),
+            module.groups,
+        )
+    return LayerWeights(weight, bias)
+
+
+def _fold(weight: Tensor, bias: Tensor | None, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    if norm.running_mean is None or norm.running_var is None:
+        raise ValueError("a BatchNorm without running statistics cannot be folded")
+    mean, variance = norm.running_mean.double(), norm.running_var.double()
+    gain = torch.rsqrt(variance + norm.eps)
+    if norm.affine:
+        gain = gain * norm.weight.detach().double()
+    shift = -mean if bias is None else bias.double() - mean
+    shift = shift * gain
+    if norm.affine:
+        shift = shift + norm.bias.detach().double()
+    return weight.double() * gain.reshape(-1, 1, 1, 1), shift
+
+
+def _pair(value: int | str | tuple[int, ...]) -> tuple[int, int]:
+    if isinstance(value, tuple):
+        return value[0], value[1]
+    return int(value), int(value)

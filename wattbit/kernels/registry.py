@@ -1,0 +1,65 @@
+"""Which kernel runs a layer at a precision: a native one where the device has it, else an emulated one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from wattbit.calibration import LayerCalibration
+from wattbit.kernels.layer_weights import LayerWeights
+from wattbit.precision import Precision
+
+Kernel = Callable[[Tensor], Tensor]
+"""A layer packed for one precision: input activations in, output activations out, both float32."""
+
+
+class Pack(Protocol):
+    """Prepares a layer for one precision, once; the kernel it returns is then called for every batch."""
+
+    def __call__(self, layer: LayerWeights, precision: Precision, calibration: LayerCalibration, /) -> Kernel:
+        """Return the packed kernel."""
+
+
+@dataclass(frozen=True, slots=True)
+class NativeKernel:
+    """A way to run some layers natively.
+
+    Attributes:
+        name: For people, such as ``"onednn int8"``.
+        supports: Asks the device whether it can run this layer at this precision; never assumes.
+        pack: Prepares the layer.
+    """
+
+    name: str
+    supports: Callable[[torch.device, LayerWeights, Precision], bool]
+    pack: Pack
+
+
+@dataclass(frozen=True, slots=True)
+class PackedKernel:
+    """A packed kernel and how it runs: ``name`` of the native kernel, or None if it is emulated."""
+
+    run: Kernel
+    native: str | None
+
+
+def find_native(layer: LayerWeights, precision: Precision) -> NativeKernel | None:
+    """The first native kernel that runs ``layer`` at ``precision`` on the layer's device, or None."""
+    from wattbit.kernels.cpu import CPU_KERNELS
+
+    device = layer.weight.device
+    return next((kernel for kernel in CPU_KERNELS if kernel.supports(device, layer, precision)), None)
+
+
+def pack(layer: LayerWeights, precision: Precision, calibration: LayerCalibration, *, native: bool) -> PackedKernel:
+    """Pack ``layer`` for ``precision``: natively if ``native`` and the device can, else emulated."""
+    from wattbit.kernels.emulated import pack_emulated
+
+    kernel = find_native(layer, precision) if native else None
+    if kernel is None:
+        return PackedKernel(pack_emulated(layer, precision, calibration), None)
+    return PackedKernel(kernel.pack(layer, precision, calibration), kernel.name)

@@ -1,0 +1,151 @@
+"""What a workload is: a trained model, five disjoint splits of data, and the classes it tells apart."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from wattbit.batches import Inputs, num_samples
+from wattbit.errors import ConfigError, DataError, ModelError
+
+SPLITS = ("train", "calibrate", "search", "certify", "test")
+"""The parts of a workload's data. Each has one use, and no sample is in two of them."""
+
+MIN_SAMPLES = 2
+"""The least samples of a split: a standard error and batch normalisation both need two."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Split:
+    """One named part of the data.
+
+    Attributes:
+        inputs: A tensor, a tuple or a dict of tensors, with the samples along the first axis.
+        labels: The class of each sample, int64, shape (samples,).
+
+    Raises:
+        DataError: If there is no sample, inputs and labels differ in length, labels are not int64 along one
+            axis, or an input is NaN or infinite.
+    """
+
+    inputs: Inputs
+    labels: Tensor
+
+    def __post_init__(self) -> None:
+        if self.labels.dtype != torch.int64 or self.labels.ndim != 1:
+            raise DataError(
+                f"labels are {self.labels.dtype} of shape {tuple(self.labels.shape)}; "
+                "give one class index a sample: torch.int64 of shape (samples,)"
+            )
+        tensors = named_tensors(self.inputs)
+        if not tensors or len(self.labels) == 0:
+            raise DataError("split is empty: 0 samples; give at least 1")
+        for name, tensor in tensors:
+            count = len(tensor) if tensor.ndim else 0
+            if count != len(self.labels):
+                raise DataError(
+                    f"{name} has {count} samples but there are {len(self.labels)} labels; give as many"
+                )
+            if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+                bad = (~tensor.isfinite()).flatten(1).any(1) if tensor.ndim > 1 else ~tensor.isfinite()
+                raise DataError(
+                    f"{name} has NaN or infinite values in {int(bad.sum())} of {count} samples "
+                    f"(first: sample {int(bad.nonzero()[0])}); remove or repair them"
+                )
+
+    def __len__(self) -> int:
+        return num_samples(self.inputs)
+
+    def fingerprint(self) -> str:
+        """The SHA-256, as hex digits, of every tensor's name, type, shape and bytes."""
+        return tensors_sha256([*named_tensors(self.inputs), ("labels", self.labels)])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Workload:
+    """A model to tune and the data to tune it on.
+
+    Attributes:
+        name: Short name, as in tables and file names.
+        model: The reference model: float32, on the CPU, in eval mode; returns logits (samples, classes).
+        splits: Every name in `SPLITS`.
+        classes: Name of each class; labels are indices into it.
+        batch_size: Samples a batch when the model is evaluated.
+        description: One line on the model and the data.
+
+    Raises:
+        DataError: If a split is missing, unknown or too small, or a label is not the index of a class.
+        ModelError: If the model has NaN or infinite weights, or is not float32, on the CPU and in eval mode.
+        ConfigError: If ``batch_size`` is not positive.
+    """
+
+    name: str
+    model: nn.Module
+    splits: Mapping[str, Split]
+    classes: tuple[str, ...]
+    batch_size: int
+    description: str
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ConfigError(f"batch_size={self.batch_size}: evaluating needs at least 1 sample a batch")
+        _require_splits(self.splits, len(self.classes))
+        _require_reference(self.model)
+
+
+def named_tensors(inputs: Inputs) -> list[tuple[str, Tensor]]:
+    """The tensors of ``inputs``, each with a name for messages and fingerprints, in a fixed order."""
+    if isinstance(inputs, Tensor):
+        return [("inputs", inputs)]
+    if isinstance(inputs, dict):
+        return [(f"inputs[{name!r}]", inputs[name]) for name in sorted(inputs)]
+    return [(f"inputs[{position}]", tensor) for position, tensor in enumerate(inputs)]
+
+
+def tensors_sha256(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """The SHA-256, as hex digits, of each tensor's name, type, shape and bytes, in the order given."""
+    digest = hashlib.sha256()
+    for name, tensor in tensors:
+        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _require_splits(splits: Mapping[str, Split], classes: int) -> None:
+    missing = [name for name in SPLITS if name not in splits]
+    unknown = [name for name in splits if name not in SPLITS]
+    if missing or unknown:
+        problem = f"lacks split {missing[0]!r}" if missing else f"has an unknown split {unknown[0]!r}"
+        raise DataError(f"workload {problem}; give exactly these: {', '.join(SPLITS)}")
+    for name, split in splits.items():
+        if len(split) < MIN_SAMPLES:
+            raise DataError(f"split {name!r} is too small: {len(split)} samples; give at least {MIN_SAMPLES}")
+        low, high = int(split.labels.min()), int(split.labels.max())
+        if low < 0 or high >= classes:
+            raise DataError(
+                f"split {name!r} has label {low if low < 0 else high}, but there are {classes} classes; "
+                f"labels must be 0 to {classes - 1}"
+            )
+
+
+def _require_reference(model: nn.Module) -> None:
+    if any(module.training for module in model.modules()):
+        raise ModelError("the model is in training mode; call model.eval() first")
+    for name, tensor in model.state_dict().items():
+        if tensor.device.type != "cpu":
+            raise ModelError(
+                f"{name!r} is on {tensor.device}; the reference model lives on the CPU: model.cpu()"
+            )
+        if not tensor.is_floating_point():
+            continue
+        if tensor.dtype != torch.float32:
+            raise ModelError(
+                f"{name!r} is {tensor.dtype}; the reference model is float32: call model.float()"
+            )
+        if not bool(tensor.isfinite().all()):
+            raise ModelError(f"{name!r} has NaN or infinite values; load or train working weights")
