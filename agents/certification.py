@@ -110,7 +110,12 @@ def certify_tolerance(
     judgements = certify_sequence(
         held_out.reference,
         [
-            Candidate(o.plan.plan_id, held_out.correct(o.plan), o.latency_ms, profile.plan_memory_bytes(o.plan))
+            Candidate(
+                plan_id=o.plan.plan_id,
+                outcomes=held_out.correct(o.plan),
+                latency_ms=o.latency_ms,
+                memory_bytes=profile.plan_memory_bytes(o.plan),
+            )
             for o in sequence
         ],
         held_out.labels,

@@ -22,13 +22,13 @@ RESULTS_SCHEMA = 1
 
 @dataclass(frozen=True, slots=True)
 class FoundPlan:
-    """The plan a method offers at a tolerance, and what it cost to find."""
+    """The plan a method offers at a tolerance, and what it cost to find (None if that is not known)."""
 
     method: str
     tolerance_pp: float
     plan: PrecisionPlan
-    evaluations: int
-    seconds: float
+    evaluations: int | None
+    seconds: float | None
 
 
 def found_plans(

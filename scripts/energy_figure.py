@@ -101,7 +101,7 @@ def _draw_drops(axes: Axes, rows: list[_Row]) -> None:
             axes.plot([row.tolerance_pp] * 2, [y - 0.4, y + 0.4], color=BLACK, linewidth=2, label=label)
         if row.plan is not None:
             lows.append(_draw_drop(axes, y, row.plan, limit))
-    axes.set_xlim(max(min(lows), -limit) - 0.05 * limit, 1.16 * limit)
+    axes.set_xlim(min(lows) - 0.05 * limit, 1.16 * limit)
     axes.set_xlabel("drop against the reference [pp]")
     axes.spines["left"].set_visible(False)
 

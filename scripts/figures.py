@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -16,7 +16,7 @@ import matplotlib.style
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, MaxNLocator
+from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from scripts.energy_figure import energy_accuracy
 from scripts.figure_parts import BLACK, BLUE, GREY, MARKS, YELLOW, missing
@@ -38,6 +38,7 @@ _STYLE: dict[str, Any] = {
 }
 PNG_DPI = 160
 _TALL_IN = 20.0
+_WIDE_SPAN = 8.0
 
 
 def pareto(run: RunResults) -> Figure:
@@ -60,7 +61,7 @@ def pareto(run: RunResults) -> Figure:
     axes.set_title(f"{title} ({hidden} of {len(run.archive)} lie above this range)" if hidden else title)
     axes.set_xlabel(f"energy per inference [{unit}, {run.provenance}]")
     axes.set_ylabel("drop on the search split [pp]")
-    axes.set_xlim(left=0)
+    _scale_energies(axes, [scale * plan.energy_j for plan in run.archive])
     figure.legend(loc="outside lower center", ncols=5)
     return figure
 
@@ -147,12 +148,25 @@ def _front(run: RunResults) -> list[tuple[float, float]]:
     return front
 
 
+def _scale_energies(axes: Axes, energies: Sequence[float]) -> None:
+    """From 0, or logarithmic where the energies span so much that the cheap plans would be one blot."""
+    lowest, highest = min(energies), axes.dataLim.x1
+    if lowest <= 0 or highest < _WIDE_SPAN * lowest:
+        axes.set_xlim(left=0)
+        return
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel(f"{axes.get_xlabel()}, logarithmic")
+
+
 def _frame_drops(axes: Axes, run: RunResults) -> int:
     """Limit the drop axis to what the tolerances are about, and return how many plans lie above it."""
     drops = [plan.search_drop_pp for plan in run.archive]
     widest = max(drops) if max(drops) > 0 else max(run.tolerances_pp, default=1.0)
     top = min(1.08 * widest, 2.5 * max(run.tolerances_pp)) if run.tolerances_pp else 1.08 * widest
-    bottom = min(0.0, max(min(drops), -top / 2)) - 0.04 * top
+    bottom = min(0.0, *drops) - 0.04 * top
     axes.set_ylim(bottom, top)
     labelled = top
     for tolerance_pp in sorted((t for t in run.tolerances_pp if t < top), reverse=True):

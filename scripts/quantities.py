@@ -5,8 +5,6 @@ A quantity that is not known is written ``unknown``, never as 0.
 
 from __future__ import annotations
 
-import math
-
 UNKNOWN = "unknown"
 
 _PREFIXES = {
@@ -31,12 +29,11 @@ def format_si(value: float, unit: str) -> str:
     """
     if value == 0:
         return f"0 {unit}"
-    # Rounding first, so that 999.9 n is 1.00 µ and not 1000 n.
-    rounded = float(f"{value:.2e}")
-    power = min(max(math.floor(_exponent(rounded) / 3), min(_PREFIXES)), max(_PREFIXES))
-    scaled = rounded / 1000.0**power
-    decimals = max(0, 2 - _exponent(scaled))
-    return f"{scaled:.{decimals}f} {_PREFIXES[power]}{unit}"
+    # Rounding comes first, so that 999.9 n is 1.00 µ and not 1000 n.
+    digits, exponent = f"{value:.2e}".split("e")
+    power = _power(value)
+    shift = int(exponent) - 3 * power
+    return f"{float(f'{digits}e{shift}'):.{max(0, 2 - shift)}f} {_PREFIXES[power]}{unit}"
 
 
 def format_energy(energy_j: float | None) -> str:
@@ -51,8 +48,7 @@ def format_joules(energy_j: float | None, provenance: str) -> str:
 
 def energy_scale(energy_j: float) -> tuple[float, str]:
     """The factor and the unit that write energies up to ``energy_j`` on an axis: ``(1e9, "nJ")``."""
-    power = math.floor(_exponent(float(f"{energy_j:.2e}")) / 3) if energy_j > 0 else 0
-    power = min(max(power, min(_PREFIXES)), max(_PREFIXES))
+    power = _power(energy_j)
     return 1000.0**-power, f"{_PREFIXES[power]}J"
 
 
@@ -113,8 +109,10 @@ def format_count(number: float | None) -> str:
     return UNKNOWN if number is None else f"{number:,.0f}"
 
 
-def _exponent(value: float) -> int:
-    return math.floor(math.log10(abs(value)))
+def _power(value: float) -> int:
+    """The power of 1000 of the prefix that suits ``value`` once it is rounded to three digits."""
+    exponent = int(f"{value:.2e}".split("e")[1])
+    return min(max(exponent // 3, min(_PREFIXES)), max(_PREFIXES))
 
 
 def _no_negative_zero(value: float, decimals: int) -> str:

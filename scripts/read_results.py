@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from scripts.fields import REMEDY, Fields
-from scripts.results import ArchivedPlan, CurvePoint, LayerResult, PlanResult, RunResults, TestedPlan
+from scripts.results import ArchivedPlan, CurvePoint, JudgedPlan, LayerResult, PlanResult, RunResults
 from wattbit.energy.meter import Provenance
 from wattbit.errors import ConfigError
 
@@ -73,6 +73,7 @@ def parse_results(results: Mapping[str, Any]) -> RunResults:
         precisions=top.names("precisions"),
         tolerances_pp=_tolerances(top, plans),
         guardrail=top.described("guardrail"),
+        guardrail_tolerance_pp=top.fields("guardrail").number("tolerance_pp"),
         interval_level=top.number("interval_level") or 0.95,
         splits=top.described("splits"),
         notes=top.names("notes"),
@@ -152,10 +153,10 @@ def _deployed(top: Fields, plans: tuple[PlanResult, ...]) -> dict[float, PlanRes
     return chosen
 
 
-def _sequences(fields: Fields) -> dict[float, tuple[TestedPlan, ...]]:
+def _sequences(fields: Fields) -> dict[float, tuple[JudgedPlan, ...]]:
     return {
         tolerance_pp: tuple(
-            TestedPlan(item.text("plan_id"), item.needed_text("verdict"), "; ".join(item.names("reasons")))
+            JudgedPlan(item.text("plan_id"), item.needed_text("verdict"), "; ".join(item.names("reasons")))
             for item in fields.items(key)
         )
         for tolerance_pp, key in fields.by_tolerance().items()

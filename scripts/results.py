@@ -41,7 +41,7 @@ class PlanResult:
 
 
 @dataclass(frozen=True, slots=True)
-class TestedPlan:
+class JudgedPlan:
     """A plan of the sequence that was tested for a tolerance, and what the test said."""
 
     plan_id: str
@@ -100,12 +100,13 @@ class RunResults:
     precisions: tuple[str, ...]
     tolerances_pp: tuple[float, ...]
     guardrail: Mapping[str, str]
+    guardrail_tolerance_pp: float | None
     interval_level: float
     splits: Mapping[str, str]
     notes: tuple[str, ...]
     plans: tuple[PlanResult, ...]
     deployed: Mapping[float, PlanResult | None]
-    sequences: Mapping[float, tuple[TestedPlan, ...]]
+    sequences: Mapping[float, tuple[JudgedPlan, ...]]
     layers: tuple[LayerResult, ...]
     archive: tuple[ArchivedPlan, ...]
     learning_curve: tuple[CurvePoint, ...]
@@ -129,8 +130,9 @@ class RunResults:
 
     @property
     def main_tolerance_pp(self) -> float | None:
-        """The tolerance that baselines are compared at: 1 pp, or the one nearest to it."""
-        return min(self.tolerances_pp, key=lambda tolerance: (abs(tolerance - 1.0), tolerance), default=None)
+        """The tolerance that methods are compared at: the guardrail's, or the one nearest to 1 pp."""
+        wanted = 1.0 if self.guardrail_tolerance_pp is None else self.guardrail_tolerance_pp
+        return min(self.tolerances_pp, key=lambda t: (abs(t - wanted), t), default=None)
 
     @property
     def headline_tolerance_pp(self) -> float | None:
@@ -139,7 +141,7 @@ class RunResults:
         main = self.main_tolerance_pp
         if main is None or not deployed:
             return main
-        return min(deployed, key=lambda tolerance: (abs(tolerance - main), tolerance))
+        return min(deployed, key=lambda t: (abs(t - main), t))
 
     @property
     def layer_names(self) -> tuple[str, ...]:
@@ -173,10 +175,12 @@ class RunResults:
 
     def why_reference(self, tolerance_pp: float) -> str:
         """Why no plan is deployed at ``tolerance_pp``, in one phrase."""
-        if self.sequences.get(tolerance_pp):
-            first = self.sequences[tolerance_pp][0]
-            reason = f": {first.reason}" if first.reason else ""
-            return f"the first plan tested, the most cautious one, got the verdict {first.verdict}{reason}"
+        if tolerance_pp in self.sequences:
+            sequence = self.sequences[tolerance_pp]
+            if not sequence:
+                return "the search found no plan to test that saves energy"
+            reason = f": {sequence[0].reason}" if sequence[0].reason else ""
+            return f"even the most cautious plan tested got the verdict {sequence[0].verdict}{reason}"
         plans = self.plans_at(tolerance_pp)
         # The cheapest plan that looked good enough on the search split says most; sorting keeps it first.
         judged = [plan for plan in plans if plan.verdict not in (None, "pass")]

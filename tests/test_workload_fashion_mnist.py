@@ -171,19 +171,24 @@ def test_a_damaged_file_is_refused_in_one_line(tmp_path: Path, damage: Any) -> N
     assert "replace" in message
 
 
-def test_data_that_do_not_fit_the_model_are_refused(tmp_path: Path) -> None:
+def test_images_of_another_size_are_refused(tmp_path: Path) -> None:
     write(tmp_path / "data", contents(side=32))
     with pytest.raises(DataError, match=r"\(32, 32\)"):
         load(**arguments(tmp_path))
-    wrong = contents()
-    wrong["t10k-labels-idx1-ubyte"] = idx(np.full(60, 10, np.uint8))
-    write(tmp_path / "data", wrong)
-    with pytest.raises(DataError, match="label 10"):
+
+
+@pytest.mark.parametrize("part", ["train", "t10k"])
+def test_labels_that_do_not_fit_the_images_are_refused(tmp_path: Path, part: str) -> None:
+    name, samples = f"{part}-labels-idx1-ubyte", 400 if part == "train" else 60
+    write(tmp_path / "data", {**contents(), name: idx(np.full(samples, 10, np.uint8))})
+    with pytest.raises(DataError, match=f"{name} has label 10"):
         load(**arguments(tmp_path))
-    wrong["t10k-labels-idx1-ubyte"] = idx(np.zeros(59, np.uint8))
-    write(tmp_path / "data", wrong)
-    with pytest.raises(DataError, match="60 samples"):
+    write(tmp_path / "data", {**contents(), name: idx(np.zeros(samples - 1, np.uint8))})
+    with pytest.raises(DataError, match=f"{samples} samples"):
         load(**arguments(tmp_path))
+
+
+def test_too_few_images_for_the_splits_are_refused(tmp_path: Path) -> None:
     write(tmp_path / "data", contents(train=80))
     with pytest.raises(DataError, match="have 80"):
         load(**arguments(tmp_path))

@@ -24,7 +24,6 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -34,42 +33,24 @@ from wattbit.audit_chain import (
     EVENTS,
     MAX_RECORD_BYTES,
     AuditHead,
+    AuditReport,
     Chain,
-    is_hash,
+    is_torn,
     parse_head,
     record_line,
     torn_payload,
+    verify,
 )
 from wattbit.errors import AuditError, OutputError, WattbitError
 
 if sys.platform != "win32":
     import fcntl
 
+__all__ = ["EVENTS", "AuditHead", "AuditLog", "AuditReport", "main", "verify"]
+
 _SYNCED_EVENTS = ("load", "rollback", "certificate", "recovery")
 _TAIL_BYTES = 2 * MAX_RECORD_BYTES + 4096
 """Enough of a log's end to hold its last record and the one before."""
-
-
-@dataclass(frozen=True, slots=True)
-class AuditReport:
-    """What verifying a log found.
-
-    Attributes:
-        head: The last sound record.
-        problem: What was tampered with and where; None if nothing.
-        torn_bytes: Length of an unfinished last line, as a crash leaves it; 0 if there is none.
-        after_head: Number of records after the expected head; None if no head was given or it was not found.
-    """
-
-    head: AuditHead
-    problem: str | None = None
-    torn_bytes: int = 0
-    after_head: int | None = None
-
-    @property
-    def ok(self) -> bool:
-        """True if no tampering was found."""
-        return self.problem is None
 
 
 def _utc_now() -> datetime:
@@ -85,11 +66,11 @@ class AuditLog:
     Args:
         path: The file, created if missing, continued if it is a log. One writer at a time.
         clock: Gives the time of a record, with a time zone.
-        fsync: ``always`` after every record; ``important`` after load, rollback, certificate and recovery, and
-            on closing; ``never``.
+        fsync: ``always`` after every record; ``important`` after load, rollback, certificate and recovery,
+            and on closing; ``never``.
 
     Raises:
-        AuditError: If the file is no log, its last records do not hold together, or another writer has it open.
+        AuditError: If the file is no log, its end was tampered with, or another writer has it open.
         OutputError: If the file cannot be written.
     """
 
@@ -109,8 +90,10 @@ class AuditLog:
         self._head = AuditHead()
         try:
             self._continue()
-        except BaseException:
-            os.close(self._file)
+        except BaseException as error:
+            self._abandon()
+            if isinstance(error, OSError):
+                raise _cannot_write(self._path, error) from None
             raise
 
     @property
@@ -155,8 +138,7 @@ class AuditLog:
             except OSError as error:
                 raise _cannot_write(self._path, error) from None
             finally:
-                os.close(self._file)
-                self._file = -1
+                self._abandon()
 
     def __enter__(self) -> Self:
         return self
@@ -195,9 +177,13 @@ class AuditLog:
                 os.fsync(self._file)
         except OSError as error:
             # The file may now end in a torn line, which only opening it again puts right.
+            self._abandon()
+            raise _cannot_write(self._path, error) from None
+
+    def _abandon(self) -> None:
+        if self._file >= 0:
             os.close(self._file)
             self._file = -1
-            raise _cannot_write(self._path, error) from None
 
     def _continue(self) -> None:
         """Check the end of an existing log, take up its chain, and account for a line torn by a crash."""
@@ -221,54 +207,13 @@ class AuditLog:
                     f"audit log {self._path} was tampered with: a record near its end {problem}; "
                     "keep it as evidence and give another path"
                 )
-        if chain.torn and not rest:
-            raise AuditError(
-                f"{self._path} ends in a line that is no audit record; give another path for the log"
-            )
+        if chain.torn is not None and not (rest and is_torn(chain.torn)):
+            raise AuditError(f"{self._path} ends in what is no audit record; give another path for the log")
         self._head = chain.head
-        if chain.torn:
+        if chain.torn is not None:
             self._append("recovery", torn_payload(chain.torn), before=b"\n")
         elif rest:
             self._write(b"\n", sync=False)
-
-
-def verify(path: Path | str, expected_head: str | AuditHead | None = None) -> AuditReport:
-    """Check every record of a log.
-
-    Args:
-        path: The log.
-        expected_head: A head, or its hash, that was published earlier; the log may have grown since.
-
-    Raises:
-        AuditError: If the file cannot be read, or ``expected_head`` is no hash.
-    """
-    expected = expected_head.hash if isinstance(expected_head, AuditHead) else expected_head
-    if expected is not None and not is_hash(expected):
-        raise AuditError(f"head {expected!r} is no hash; give the 64 hex digits that were published")
-    chain = Chain()
-    found_at = 0 if expected == chain.head.hash else None
-    ends = True
-    try:
-        with Path(path).open("rb") as file:
-            # One byte more than a record may have shows a line that is too long without reading all of it.
-            for number, line in enumerate(iter(lambda: file.readline(MAX_RECORD_BYTES + 2), b""), 1):
-                ends = line.endswith(b"\n")
-                problem = chain.take(line.removesuffix(b"\n"))
-                if len(line) > MAX_RECORD_BYTES + 1:
-                    problem = "is longer than any record"
-                if problem:
-                    return AuditReport(chain.head, f"line {number} {problem}")
-                if chain.head.hash == expected:
-                    found_at = chain.head.sequence
-    except OSError as error:
-        raise AuditError(f"cannot read audit log {path}: {error.strerror}; give the path of a log") from None
-    if chain.torn and ends:
-        return AuditReport(chain.head, "the last line is no record of an audit log")
-    if expected is not None and found_at is None:
-        gone = f"no record has the expected head {expected}: the log was cut off or rewritten"
-        return AuditReport(chain.head, gone, len(chain.torn))
-    after = None if found_at is None else chain.head.sequence - found_at
-    return AuditReport(chain.head, None, len(chain.torn), after)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -297,7 +242,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _open(path: Path) -> int:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        binary = getattr(os, "O_BINARY", 0)  # Windows would write two bytes for a line break
+        return os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | binary, 0o644)
     except OSError as error:
         raise _cannot_write(path, error) from None
 
@@ -309,6 +255,9 @@ def _lock_file(file: int, path: Path) -> None:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise AuditError(f"audit log {path} is open elsewhere; give every runtime its own log") from None
+        except OSError:
+            # Some network file systems cannot lock; the log works there all the same.
+            return
 
 
 def _cannot_write(path: Path, error: OSError) -> OutputError:

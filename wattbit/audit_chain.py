@@ -1,6 +1,6 @@
-"""The records of an audit log and the chain of hashes that holds them together; see `wattbit.audit`.
+"""The records of an audit log, the chain of hashes that holds them together, and how it is verified.
 
-No input or output happens here: lines go in, problems come out. Needs nothing but Python.
+What a record looks like and what the chain protects is told in `wattbit.audit`. Needs nothing but Python.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from wattbit.canonical import LARGEST_INT, canonical_json
+from wattbit.errors import AuditError
 
 EVENTS = ("load", "switch", "rollback", "re-run", "certificate", "energy", "recovery")
 """What can be logged; ``recovery`` is written by the log itself after a crash."""
@@ -60,6 +62,12 @@ def torn_payload(torn: bytes) -> dict[str, Any]:
     return {"torn_bytes": len(torn), "torn_sha256": hashlib.sha256(torn).hexdigest()}
 
 
+def is_torn(torn: bytes) -> bool:
+    """Whether bytes look like what a crash leaves: the beginning of a record, or zeros."""
+    start = b'{"event":"'
+    return torn.startswith(start) or start.startswith(torn) or not torn.strip(b"\0")
+
+
 def parse_head(line: bytes) -> AuditHead | None:
     """The head that a line would be, unchecked; None if it is no record."""
     record = _parsed(line)
@@ -75,7 +83,7 @@ class Chain:
 
     def __init__(self, head: AuditHead | None = None) -> None:
         self.head = head or AuditHead()
-        self.torn = b""
+        self.torn: bytes | None = None
 
     def take(self, line: bytes) -> str | None:
         """Check the next line, without its line break.
@@ -87,10 +95,12 @@ class Chain:
         """
         record = _parsed(line)
         if record is None:
-            self.torn = self.torn + b"\n" + line if self.torn else line
+            self.torn = line if self.torn is None else self.torn + b"\n" + line
             return None
         if _garbled(record):
             return "is no record of an audit log"
+        if self.torn is not None and record["event"] != "recovery":
+            return "follows a line that is no record"
         if record["seq"] != self.head.sequence + 1:
             return (
                 f"has sequence number {record['seq']} where {self.head.sequence + 1} belongs: "
@@ -105,14 +115,72 @@ class Chain:
             sound = False
         if not sound:
             return "does not match its hash: it was edited, or a record before it was"
-        if (record["event"] == "recovery" or self.torn) and not self._recovers(record):
+        if record["event"] == "recovery" and record["payload"] != torn_payload(self.torn or b""):
             return "does not account for the torn bytes before it"
-        self.torn = b""
+        self.torn = None
         self.head = AuditHead(record["seq"], digest)
         return None
 
-    def _recovers(self, record: dict[str, Any]) -> bool:
-        return record["event"] == "recovery" and record["payload"] == torn_payload(self.torn)
+
+@dataclass(frozen=True, slots=True)
+class AuditReport:
+    """What verifying a log found.
+
+    Attributes:
+        head: The last sound record.
+        problem: What was tampered with and where; None if nothing.
+        torn_bytes: Length of an unfinished last line, as a crash leaves it; 0 if there is none.
+        after_head: Number of records after the expected head; None if no head was given or it was not found.
+    """
+
+    head: AuditHead
+    problem: str | None = None
+    torn_bytes: int = 0
+    after_head: int | None = None
+
+    @property
+    def ok(self) -> bool:
+        """True if no tampering was found."""
+        return self.problem is None
+
+
+def verify(path: Path | str, expected_head: str | AuditHead | None = None) -> AuditReport:
+    """Check every record of a log.
+
+    Args:
+        path: The log.
+        expected_head: A head, or its hash, that was published earlier; the log may have grown since.
+
+    Raises:
+        AuditError: If the file cannot be read, or ``expected_head`` is no hash.
+    """
+    expected = expected_head.hash if isinstance(expected_head, AuditHead) else expected_head
+    if expected is not None and not is_hash(expected):
+        raise AuditError(f"head {expected!r} is no hash; give the 64 hex digits that were published")
+    chain = Chain()
+    found_at = 0 if expected == chain.head.hash else None
+    ends = True
+    try:
+        with Path(path).open("rb") as file:
+            # One byte more than a record may have shows a line that is too long without reading all of it.
+            for number, line in enumerate(iter(lambda: file.readline(MAX_RECORD_BYTES + 2), b""), 1):
+                ends = line.endswith(b"\n")
+                problem = chain.take(line.removesuffix(b"\n"))
+                if len(line) > MAX_RECORD_BYTES + 1:
+                    problem = "is longer than any record"
+                if problem:
+                    return AuditReport(chain.head, f"line {number} {problem}")
+                if chain.head.hash == expected:
+                    found_at = chain.head.sequence
+    except OSError as error:
+        raise AuditError(f"cannot read audit log {path}: {error.strerror}; give the path of a log") from None
+    if chain.torn is not None and (ends or not is_torn(chain.torn)):
+        return AuditReport(chain.head, "the last line is no record of an audit log")
+    if expected is not None and found_at is None:
+        gone = f"no record has the expected head {expected}: the log was cut off or rewritten"
+        return AuditReport(chain.head, gone, len(chain.torn or b""))
+    after = None if found_at is None else chain.head.sequence - found_at
+    return AuditReport(chain.head, None, len(chain.torn or b""), after)
 
 
 def _chained(head: AuditHead, body: Mapping[str, Any]) -> str:

@@ -215,12 +215,12 @@ def _judge_counts(what: str, counts: PairedCounts, limit_pp: float, guardrail: G
 
 
 def _judge_scores(reference: Outcomes, plan: Outcomes, guardrail: Guardrail) -> Judgement:
-    for scores in (reference, plan):
-        if scores.ndim != 1 or scores.shape != reference.shape or not np.all((scores >= 0) & (scores <= 1)):
-            raise DataError(
-                f"scores of shapes {reference.shape} and {plan.shape} cannot be paired; both must have shape "
-                "(samples,), with every score from 0 to 1 and none NaN"
-            )
+    shaped = reference.ndim == 1 and reference.size and reference.shape == plan.shape
+    if not shaped or not np.all((reference >= 0) & (reference <= 1) & (plan >= 0) & (plan <= 1)):
+        raise DataError(
+            f"scores of shapes {reference.shape} and {plan.shape} cannot be paired; both must have shape "
+            "(samples,), with at least one sample, every score from 0 to 1 and none NaN"
+        )
     differences = reference.astype(np.float64) - plan.astype(np.float64)
     alpha, limit_pp = guardrail.alpha, guardrail.tolerance_pp
     drop_pp = 100.0 * float(differences.mean())

@@ -159,7 +159,7 @@ class EProcess:
 
 
 def _default_lambdas(limit: float) -> list[float]:
-    """The bets ``(p - limit) / (limit (1 - limit))`` that are optimal at rates p of 1.25, 1.5, 2, ... limits."""
+    """The bets ``(p - limit) / (limit (1 - limit))``, optimal at rates p of 1.25, 1.5, 2, 3, ... limits."""
     bets = [min(0.25 / (1.0 - limit), 0.5 / limit)]
     while 2.0 * bets[-1] <= 0.5 / limit:
         bets.append(2.0 * bets[-1])

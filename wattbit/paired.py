@@ -256,7 +256,7 @@ def samples_to_certify(counts: PairedCounts, margin: float, alpha: float, strict
 
 def first_beyond(beyond: Callable[[float], bool], low: float, high: float) -> float:
     """Bisect for the argument between ``low`` and ``high`` from which on ``beyond`` holds, else ``high``."""
-    for _ in range(60):
+    for _ in range(50):
         middle = 0.5 * (low + high)
         low, high = (low, middle) if beyond(middle) else (middle, high)
     return high

@@ -65,7 +65,7 @@ def cache_key(key_parts: Mapping[str, Any]) -> str:
     Raises:
         ConfigError: If a key part is not a JSON value.
     """
-    parts = {"torch": torch.__version__, **key_parts}
+    parts = {**key_parts, "torch": torch.__version__}
     try:
         text = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError) as error:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from workloads import training
+from workloads.blocks import ResidualBlock
 from workloads.cache import cached_state_dict, source_of
 from workloads.splits import make_splits
 from workloads.workload import Workload
@@ -74,7 +75,7 @@ def load(
         "data": splits["train"].fingerprint(),
         "source": source_of(DigitsNet, Stage, ResidualBlock, SeparableBlock, training),
     }
-    model = DigitsNet()
+    model = training.seeded(DigitsNet, seed)
     model.load_state_dict(cached_state_dict(cache_dir, key_parts, train))
     return Workload(
         name="digits",
@@ -95,33 +96,6 @@ def read_digits() -> tuple[Tensor, Tensor]:
     # Pixels are 0 to 16; their mean is 4.9 and their standard deviation 6.0.
     images = (torch.tensor(data.images, dtype=torch.float32) - 4.9) / 6.0
     return images.unsqueeze(1), torch.tensor(data.target, dtype=torch.int64)
-
-
-class ResidualBlock(nn.Module):
-    """Two 3 x 3 convolutions beside a shortcut, which is a 1 x 1 convolution where the shape changes."""
-
-    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(out_channels)
-        self.relu1 = nn.ReLU()
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(out_channels)
-        self.relu2 = nn.ReLU()
-        if stride != 1 or in_channels != out_channels:
-            self.shortcut: nn.Conv2d | None = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
-            self.shortcut_bn: nn.BatchNorm2d | None = nn.BatchNorm2d(out_channels)
-        else:
-            self.shortcut = self.shortcut_bn = None
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (batch, in_channels, h, w) to (batch, out_channels, h / stride, w / stride)."""
-        y = self.relu1(self.bn1(self.conv1(x)))
-        y = self.bn2(self.conv2(y))
-        if self.shortcut is not None and self.shortcut_bn is not None:
-            x = self.shortcut_bn(self.shortcut(x))
-        output: Tensor = self.relu2(x + y)
-        return output
 
 
 class SeparableBlock(nn.Module):

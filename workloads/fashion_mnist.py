@@ -23,10 +23,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from wattbit.batches import map_tensors
 from wattbit.errors import DataError
 from workloads import training
 from workloads.cache import cached_state_dict, source_of, write_atomically
-from workloads.digits import ResidualBlock
+from workloads.blocks import ResidualBlock
 from workloads.splits import make_splits
 from workloads.workload import Split, Workload
 
@@ -92,7 +93,10 @@ def load(
         **make_splits(images, labels, sizes, seed),
         "test": Split(*read_images("t10k", data_dir, folder)),
     }
-    splits = {name: Split(_normalised(split.inputs), split.labels) for name, split in raw_splits.items()}
+    splits = {
+        name: Split(map_tensors(split.inputs, _normalised), split.labels)
+        for name, split in raw_splits.items()
+    }
     hyperparameters: dict[str, Any] = {
         "epochs": epochs,
         "batch_size": BATCH_SIZE,
@@ -114,7 +118,7 @@ def load(
         "data": splits["train"].fingerprint(),
         "source": source_of(FashionNet, ResidualBlock, training),
     }
-    model = FashionNet()
+    model = training.seeded(FashionNet, seed)
     model.load_state_dict(cached_state_dict(folder, key_parts, train))
     return Workload(
         name="fashion_mnist",
@@ -160,6 +164,8 @@ def read_images(part: str, data_dir: str | None, cache_folder: Path) -> tuple[Te
     labels = read_idx(_content(label_file, data_dir, cache_folder), 1, label_file)
     if images.shape[1:] != (28, 28):
         raise DataError(f"{image_file} has images of {images.shape[1:]} pixels; this model takes (28, 28)")
+    if labels.max(initial=0) >= len(CLASSES):
+        raise DataError(f"{label_file} has label {labels.max()}; labels must be 0 to {len(CLASSES) - 1}")
     return torch.from_numpy(images.copy()).unsqueeze(1), torch.from_numpy(labels.astype(np.int64))
 
 
@@ -186,10 +192,9 @@ def read_idx(content: bytes, axes: int, name: str) -> npt.NDArray[np.uint8]:
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 
 
-def _normalised(images: Any) -> Tensor:
+def _normalised(images: Tensor) -> Tensor:
     # Of the training images, grey values from 0 to 1, 0.286 is the mean and 0.353 the standard deviation.
-    normalised: Tensor = (images.float() / 255 - 0.286) / 0.353
-    return normalised
+    return (images.float() / 255 - 0.286) / 0.353
 
 
 def _content(name: str, data_dir: str | None, cache_folder: Path) -> bytes:
@@ -210,6 +215,8 @@ def _content(name: str, data_dir: str | None, cache_folder: Path) -> bytes:
             continue
         if content is not None and _is_genuine(name, content):
             return content
+        if content is not None:
+            _log.warning("%s in %s is not the published file: it is not used", name, folder)
     return _download(name, download_folder)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wattbit.batches import Inputs, call_model, logits_of, map_tensors, select
-from wattbit.errors import ConfigError, ModelError
+from wattbit.errors import ConfigError, DataError, ModelError
 from workloads.workload import Split
 
 _log = logging.getLogger(__name__)
@@ -68,6 +68,7 @@ def train_classifier(
 
     Raises:
         ConfigError: If ``epochs`` or ``batch_size`` is too small.
+        DataError: If a label is not the index of one of the model's logits.
         ModelError: If the loss stops being finite.
     """
     if epochs < 1:
@@ -113,21 +114,18 @@ def shift_images(pixels: int) -> Augment:
     return shift
 
 
-def flip_images(inputs: Inputs, generator: torch.Generator) -> Inputs:
-    """Augmentation that mirrors each image, left to right, with probability 1/2."""
-
-    def flip(images: Tensor) -> Tensor:
-        chosen = torch.rand(len(images), 1, 1, 1, generator=generator) < 0.5
-        return torch.where(chosen, images.flip(-1), images)
-
-    return map_tensors(inputs, flip)
-
-
 def _step(
     model: nn.Module, batch: Inputs, labels: Tensor, optimizer: torch.optim.Optimizer, label_smoothing: float
 ) -> float:
     """Take one step and return the loss before it."""
-    loss = F.cross_entropy(logits_of(call_model(model, batch)), labels, label_smoothing=label_smoothing)
+    logits = logits_of(call_model(model, batch))
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= logits.shape[1]:
+        raise DataError(
+            f"label {low if low < 0 else high} does not fit a model of {logits.shape[1]} classes; "
+            f"labels must be 0 to {logits.shape[1] - 1}"
+        )
+    loss = F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
     optimizer.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()

@@ -1,0 +1,102 @@
+"""Does the wheel serve? ``make FOLDER`` exports a bundle in a checkout; ``run FOLDER`` loads it with the wheel.
+
+``run`` needs wattbit, numpy and torch only, and is run from outside the checkout.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+SAMPLES = 512
+
+
+class Net(nn.Module):
+    """A small network with a convolution, a BatchNorm and a linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 8, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(8)
+        self.head = nn.Linear(8 * 64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (batch, 1, 8, 8) to (batch, 10)."""
+        logits: Tensor = self.head(torch.relu(self.norm(self.conv(x))).flatten(1))
+        return logits
+
+
+def network() -> nn.Module:
+    """The network with the weights that every call makes again."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Net().eval()
+
+
+def images() -> Tensor:
+    """The same images at every call, (SAMPLES, 1, 8, 8)."""
+    return torch.rand(SAMPLES, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+def make(folder: Path) -> None:
+    """Profile the network, certify uniform int8 against its own predictions, and export a bundle."""
+    import yaml
+
+    from wattbit import ControllerBundle, PrecisionPlan, SwitchableModel, measure_profile
+    from wattbit.bundle import BundledPlan, save_bundle
+    from wattbit.calibration import calibration_to_json
+    from wattbit.certificate import Candidate, Certificate, array_fingerprint, certify_sequence
+    from wattbit.energy.device_model import DeviceModel
+    from wattbit.fingerprint import model_fingerprint
+    from wattbit.guardrail import Guardrail
+    from wattbit.layer_costs import ModelledCost
+
+    table = Path(__file__).parent.parent / "conf" / "energy" / "device" / "edge_7nm.yaml"
+    device = DeviceModel.from_table(yaml.safe_load(table.read_text(encoding="utf-8")))
+    net, x, guardrail = network(), images(), Guardrail(5.0)
+    with SwitchableModel(net, x[:2], ["fp32", "int8"]) as model:
+        model.calibrate([x[:128]])
+        profile = measure_profile(model, x[:128], ModelledCost(device, model.shapes))
+        plan = PrecisionPlan.uniform(model.layer_names, "int8")
+        labels = model.logits([x], model.reference_plan).argmax(1)
+        agrees = (model.logits([x], plan).argmax(1) == labels).numpy()
+        calibration = calibration_to_json(model.calibration)
+    judgements = certify_sequence(
+        (labels == labels).numpy(), [Candidate(plan.plan_id, agrees)], labels.numpy(), guardrail
+    )
+    energy_j = profile.plan_energy_j(plan)
+    bundled = BundledPlan(
+        plan, 5.0, "uniform_int8", energy_j, profile.saving(energy_j), profile.plan_latency_ms(plan), 0.0,
+        judgements[plan.plan_id].verdict, profile.provenance,
+    )  # fmt: skip
+    fingerprint = model_fingerprint(net)
+    certificate = Certificate(guardrail, judgements, fingerprint, array_fingerprint(x.numpy()), len(x))
+    save_bundle(
+        ControllerBundle((bundled,), (bundled,), profile, calibration, (certificate,), None, fingerprint),
+        folder / "bundle",
+    )
+
+
+def run(folder: Path) -> None:
+    """Load the bundle, run a batch under the certified plan and one at the reference."""
+    from wattbit import PrecisionRuntime
+
+    net, x = network(), images()
+    with torch.inference_mode():
+        expected = net(x)
+        with PrecisionRuntime.load(folder / "bundle", net, tolerance_pp=5.0) as runtime:
+            plan = runtime.plan
+            logits = runtime(x)
+        restored = torch.equal(net(x), expected)
+    agreement = float((logits.argmax(1) == expected.argmax(1)).double().mean())
+    saved_j = runtime.counters.energy_saved_j
+    print(f"wheel: plan {dict(plan)}, agreement {agreement:.4f}, saved {saved_j:.3g} J (modelled), restored {restored}")
+    if set(plan.values()) != {"int8"} or agreement < 0.95 or not restored or saved_j <= 0:
+        sys.exit("the wheel does not serve the bundle as the checkout made it")
+
+
+if __name__ == "__main__":
+    {"make": make, "run": run}[sys.argv[1]](Path(sys.argv[2]))
