@@ -3,8 +3,19 @@
 Run ``python evaluate.py --help`` for the settings.
 """
 
+from __future__ import annotations
+
+from omegaconf import DictConfig
+
 from scripts.entry import main
-from scripts.evaluation import evaluate
+
+
+def run(config: DictConfig) -> None:
+    """Evaluate; torch and the rest are imported only once the settings are known to be sound."""
+    from scripts.evaluation import evaluate
+
+    evaluate(config)
+
 
 if __name__ == "__main__":
-    main("evaluate", evaluate)
+    main("evaluate", run)

@@ -7,12 +7,20 @@ from __future__ import annotations
 
 import sys
 
+from omegaconf import DictConfig
+
 from scripts.entry import main, one_line_errors
 from scripts.run_folder import resumed_arguments
+
+
+def run(config: DictConfig) -> None:
+    """Train; torch and the rest are imported only once the settings are known to be sound."""
+    from scripts.training import train
+
+    train(config)
+
 
 if __name__ == "__main__":
     with one_line_errors():
         sys.argv[1:] = resumed_arguments(sys.argv[1:])
-    from scripts.training import train
-
-    main("train", train)
+    main("train", run)

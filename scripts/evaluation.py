@@ -35,6 +35,7 @@ from wattbit.profiler import measure_profile
 from workloads.workload import Workload
 
 BUNDLED, GIVEN = "bundle", "plan"
+DEFAULT_TOLERANCE_PP = 1.0
 NOT_PASSED = 1
 """Exit code if a plan that was asked about does not pass its guardrail."""
 
@@ -53,18 +54,19 @@ class Subject:
 def evaluate(config: DictConfig) -> None:
     """Judge what the settings name, print the table, and exit with 1 if a plan asked about does not pass."""
     if config.bundle is None and config.plan is None:
-        raise ConfigError("nothing to evaluate: give bundle=FOLDER, plan=FILE.json, plan=int8, or several of them")
+        raise ConfigError(
+            "nothing to evaluate: give bundle=FOLDER, plan=FILE.json, plan=int8, or several of them"
+        )
     use_threads(config.threads)
     console = Console()
     stages = Stages(console)
-    guardrail = build(config.guardrail)
     with stages.stage("model", "load model and data"):
         subject = _subject(config)
     with subject.model as model:
         search = subject.workload.splits["search"]
         size = subject.workload.batch_size
         evaluator = PlanEvaluator(model, subject.profile, search.inputs, search.labels, batch_size=size)
-        guardrail = guardrail.resolve(evaluator.reference_accuracy)
+        guardrail = _guardrail(config, subject.bundle, evaluator.reference_accuracy)
         found = _plans(config, subject, guardrail)
         certify, test = (HeldOut(model, subject.workload.splits[name], size) for name in ("certify", "test"))
         records = []
@@ -112,13 +114,24 @@ def _profiled(config: DictConfig, workload: Workload) -> Subject:
     return Subject(workload, model, profile, None, note)
 
 
+def _guardrail(config: DictConfig, bundle: ControllerBundle | None, reference_accuracy: float) -> Guardrail:
+    """The limits named on the command line, else those the bundle was certified against, else the default."""
+    if bundle is not None and config.get("guardrail") is None and bundle.certificates:
+        own = [certificate.guardrail for certificate in bundle.certificates]
+        return min(own, key=lambda guardrail: abs(guardrail.tolerance_pp - DEFAULT_TOLERANCE_PP))
+    guardrail: Guardrail = build(_group(config, "guardrail", "default")).resolve(reference_accuracy)
+    return guardrail
+
+
 def _workload_config(config: DictConfig, bundle: ControllerBundle | None) -> DictConfig:
     """The workload named on the command line, else the bundle's with the arguments it was made with."""
     if bundle is None or config.get("workload") is not None:
         return _group(config, "workload", "digits")
     name = bundle.workload.get("name")
     if name not in group_options("workload"):
-        raise BundleError(f"{config.bundle} was made for workload {name!r}, which conf/workload has no file for; add it")
+        raise BundleError(
+            f"{config.bundle} was made for workload {name!r}, which conf/workload has no file for; add it"
+        )
     node = _group(config, "workload", str(name), from_default=True)
     arguments = {key: value for key, value in bundle.workload.get("arguments", {}).items() if key in node}
     arguments.pop("cache_dir", None)  # where data are kept is this machine's business
@@ -208,4 +221,6 @@ def _write(path: Path, results: Mapping[str, Any]) -> None:
     try:
         path.write_text(json.dumps(results, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror}; choose another file with json=FILE") from None
+        raise OutputError(
+            f"cannot write {path}: {error.strerror}; choose another file with json=FILE"
+        ) from None

@@ -32,6 +32,8 @@ class Stages:
     def stage(self, name: str, label: str) -> Iterator[Update]:
         """Time the stage ``name`` and show ``label`` with a bar while it runs; equal names add up."""
         started = time.perf_counter()
+        # A bar that nobody sees would only leave blank lines in a log.
+        quiet = not self._console.is_terminal
         columns = (
             SpinnerColumn(),
             TextColumn("{task.description:<22}"),
@@ -43,7 +45,7 @@ class Stages:
             TextColumn("{task.fields[note]}"),
         )
         try:
-            with Progress(*columns, console=self._console, transient=True) as progress:
+            with Progress(*columns, console=self._console, transient=True, disable=quiet) as progress:
                 bar = progress.add_task(label, total=None, note="")
 
                 def update(done: int, total: int, note: str = "") -> None:

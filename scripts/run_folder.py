@@ -22,14 +22,10 @@ class RunFolder:
     """Paths and files of a run.
 
     Args:
-        path: The folder; made if it is not there.
-
-    Raises:
-        OutputError: If it cannot be written.
+        path: The folder, which Hydra has made.
     """
 
     def __init__(self, path: Path) -> None:
-        require_writable(path)
         self.path = path
 
     @property
@@ -67,10 +63,10 @@ class RunFolder:
         temporary = target.with_name(f".{name}.new")
         try:
             temporary.write_text(text, encoding="utf-8")
-            os.replace(temporary, target)
+            temporary.replace(target)
         except OSError as error:
             raise OutputError(
-                f"cannot write {target}: {error.strerror}; free space or choose another folder with hydra.run.dir="
+                f"cannot write {target}: {error.strerror}; free space, or choose another hydra.run.dir"
             ) from None
 
     def save_state(self, fingerprint: str, profile: ModelProfile, calibration: str) -> None:
@@ -108,7 +104,7 @@ class RunFolder:
             target = self.path.resolve().relative_to(outputs.resolve())
             fresh = outputs / f".latest-{os.getpid()}"
             fresh.symlink_to(target, target_is_directory=True)
-            os.replace(fresh, link)
+            fresh.replace(link)
 
     @contextlib.contextmanager
     def discarded_on_failure(self) -> Iterator[None]:
@@ -122,23 +118,6 @@ class RunFolder:
                     with contextlib.suppress(OSError):
                         parent.rmdir()  # only if empty
             raise
-
-
-def require_writable(path: Path) -> None:
-    """Make ``path`` if need be, and make sure files can be created there.
-
-    Raises:
-        OutputError: If not.
-    """
-    probe = path / f".writable-{os.getpid()}"
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise OutputError(
-            f"cannot write to folder {path}: {error.strerror}; choose another with hydra.run.dir=FOLDER"
-        ) from None
 
 
 def resumed_arguments(arguments: list[str]) -> list[str]:

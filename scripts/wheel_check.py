@@ -1,4 +1,4 @@
-"""Does the wheel serve? ``make FOLDER`` exports a bundle in a checkout; ``run FOLDER`` loads it with the wheel.
+"""Does the wheel serve? ``make FOLDER`` exports a bundle in a checkout; ``run FOLDER`` serves it.
 
 ``run`` needs wattbit, numpy and torch only, and is run from outside the checkout.
 """
@@ -93,7 +93,9 @@ def run(folder: Path) -> None:
         restored = torch.equal(net(x), expected)
     agreement = float((logits.argmax(1) == expected.argmax(1)).double().mean())
     saved_j = runtime.counters.energy_saved_j
-    print(f"wheel: plan {dict(plan)}, agreement {agreement:.4f}, saved {saved_j:.3g} J (modelled), restored {restored}")
+    print(
+        f"plan {dict(plan)}, agreement {agreement:.4f}, {saved_j:.3g} J saved (modelled), restored {restored}"
+    )
     if set(plan.values()) != {"int8"} or agreement < 0.95 or not restored or saved_j <= 0:
         sys.exit("the wheel does not serve the bundle as the checkout made it")
 

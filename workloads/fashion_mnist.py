@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from wattbit.batches import map_tensors
 from wattbit.errors import DataError
 from workloads import training
-from workloads.cache import cached_state_dict, source_of, write_atomically
 from workloads.blocks import ResidualBlock
+from workloads.cache import cached_state_dict, source_of, write_atomically
 from workloads.splits import make_splits
 from workloads.workload import Split, Workload
 
@@ -203,7 +203,9 @@ def _content(name: str, data_dir: str | None, cache_folder: Path) -> bytes:
         content = _read_file(Path(data_dir), name)
         if content is None:
             raise DataError(
-                f"data_dir={data_dir} lacks {name} or {name}.gz; it needs {', '.join(CONTENT_SHA256)}"
+                f"data_dir={data_dir} lacks {name} or {name}.gz; it needs {', '.join(CONTENT_SHA256)}: point "
+                "workload.data_dir to a folder that has them, or leave it out and install Debian's package "
+                "dataset-fashion-mnist or connect to the network"
             )
         return content
     download_folder = cache_folder / "fashion-mnist"

@@ -1,0 +1,210 @@
+"""The entry points as a user runs them: one line and exit code 2 for mistakes, and runs that survive."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from checkout import copy_checkout, run_python
+
+LONG = ("budget.agent=100000", "agent.total_timesteps=10000000", "workload.epochs=10")
+QUICK = ("budget.baseline=8", "budget.agent=16", "agent.total_timesteps=2000", "workload.epochs=10")
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return copy_checkout(tmp_path_factory.mktemp("user") / "checkout")
+
+
+@pytest.fixture(scope="module")
+def finished(checkout: Path) -> Path:
+    """The folder of a short run that came to its end."""
+    done = run_python(checkout, "train.py", *QUICK, "hydra.run.dir=outputs/first")
+    assert done.returncode == 0, done.stderr
+    return checkout / "outputs" / "first"
+
+
+def results_of(folder: Path) -> dict[str, Any]:
+    data: dict[str, Any] = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    return data
+
+
+def without_timings(results: dict[str, Any]) -> dict[str, Any]:
+    kept = {key: value for key, value in results.items() if key not in ("seconds", "peak_rss_mb", "command")}
+    kept["plans"] = [{k: v for k, v in plan.items() if k != "seconds"} for plan in results["plans"]]
+    return kept
+
+
+def test_a_run_writes_what_it_promises(finished: Path) -> None:
+    for name in ("results.json", "report.html", "audit.jsonl", "best.json", "bundle/manifest.json"):
+        assert (finished / name).stat().st_size > 0, name
+    assert len(list((finished / "figures").glob("*.png"))) >= 5
+    assert list((finished / "tensorboard").rglob("events*"))
+    assert (finished.parent / "latest").resolve() == finished.resolve()
+
+
+def test_every_tolerance_from_1_pp_up_has_a_certified_plan(finished: Path) -> None:
+    results = results_of(finished)
+    for tolerance, deployed in results["deployed"].items():
+        if float(tolerance) >= 1.0:
+            assert deployed["verdict"] == "pass"
+            assert 0.0 < deployed["saving"] < 1.0
+    assert results["provenance"] == "modelled"
+
+
+def test_ppo_costs_no_more_than_any_baseline_that_passes_the_gate(finished: Path) -> None:
+    results = results_of(finished)
+    for tolerance in results["tolerances_pp"]:
+        by_method = {p["method"]: p for p in results["plans"] if p["tolerance_pp"] == tolerance}
+        others = [by_method[name]["energy_j"] for name in ("greedy", "ilp", "random")]
+        assert by_method["ppo"]["energy_j"] <= min(others)
+
+
+def test_the_same_seed_gives_the_same_results(checkout: Path, finished: Path) -> None:
+    again = run_python(checkout, "train.py", *QUICK, "hydra.run.dir=outputs/again")
+    assert again.returncode == 0, again.stderr
+    second = results_of(checkout / "outputs" / "again")
+    assert without_timings(second) == without_timings(results_of(finished))
+
+
+def test_a_bundle_is_judged_again_with_the_same_verdicts(checkout: Path, finished: Path) -> None:
+    judged = run_python(checkout, "evaluate.py", f"bundle={finished / 'bundle'}", "json=judged.json")
+    assert judged.returncode == 0, judged.stdout + judged.stderr
+    records = json.loads((checkout / "judged.json").read_text(encoding="utf-8"))["plans"]
+    deployed = results_of(finished)["deployed"]
+    for record in (r for r in records if r["method"] == "bundle"):
+        assert record["certify_drop_pp"] == deployed[f"{record['tolerance_pp']:g}"]["certify_drop_pp"]
+        assert record["verdict"] == "pass"
+
+
+def test_a_plan_that_loses_too_much_is_exit_code_1(checkout: Path, finished: Path) -> None:
+    judged = run_python(checkout, "evaluate.py", f"bundle={finished / 'bundle'}", "plan=int2")
+    assert judged.returncode == 1
+    assert "plan at 1 pp: fail" in judged.stdout
+
+
+BAD_TRAINING = {
+    "tolerances_pp=[0]": "tolerance_pp 0",
+    "precisions.names=[fp32,int9]": "int9",
+    "precisions.names=[int8]": "fp32",
+    "workload.certify=0": "certify",
+    "workload.search=5000": "5899",
+    "hydra.run.dir=/dev/null/run": "/dev/null/run",
+    "time_limit_s=0": "time_limit_s",
+    "resume=/nonexistent": "/nonexistent",
+    "energy.model.data.mac_pj.fp32.value=-1": "fp32",
+}
+
+
+@pytest.mark.parametrize("override", BAD_TRAINING)
+def test_bad_input_is_one_line_code_2_and_leaves_nothing(checkout: Path, override: str) -> None:
+    before = sorted(path.name for path in (checkout / "outputs").glob("*"))
+    failed = run_python(checkout, "train.py", override)
+    assert failed.returncode == 2, failed.stderr
+    error = [line for line in failed.stderr.splitlines() if line.startswith("error: ")]
+    assert len(error) == 1
+    assert BAD_TRAINING[override] in error[0]
+    assert "Traceback" not in failed.stderr
+    assert sorted(path.name for path in (checkout / "outputs").glob("*")) == before or before == []
+
+
+def test_bad_plans_and_bundles_are_one_line_and_code_2(
+    checkout: Path, finished: Path, tmp_path: Path
+) -> None:
+    bundle = f"bundle={finished / 'bundle'}"
+    (tmp_path / "other.json").write_text('{"conv9": "int8"}', encoding="utf-8")
+    broken = tmp_path / "broken"
+    shutil.copytree(finished / "bundle", broken)
+    plans = (broken / "plans.json").read_text(encoding="utf-8")
+    (broken / "plans.json").write_text(plans.replace("int8", "int4"), encoding="utf-8")
+    cases = {
+        (bundle, f"plan={tmp_path / 'other.json'}"): "conv9",
+        (bundle, "plan=int9"): "int9",
+        (f"bundle={broken}",): "plans.json",
+        (f"bundle={tmp_path}",): "manifest.json",
+        (bundle, "workload=digits", "seed=1", "workload.epochs=1"): "is for model",
+        (): "bundle=FOLDER",
+    }
+    for arguments, mention in cases.items():
+        failed = run_python(checkout, "evaluate.py", *arguments)
+        assert failed.returncode == 2, (arguments, failed.stderr)
+        assert mention in failed.stderr
+        assert "Traceback" not in failed.stderr
+
+
+def start(checkout: Path, run: str) -> subprocess.Popen[str]:
+    """A long run in a process of its own, stopped by the test."""
+    return subprocess.Popen(
+        [sys.executable, "train.py", *LONG, "budget.baseline=8", f"hydra.run.dir=outputs/{run}"],
+        cwd=checkout,
+        env={**os.environ, "PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for_plans(process: subprocess.Popen[str], journal: Path, method: str) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if journal.exists() and f'"method": "{method}"' in journal.read_text(encoding="utf-8"):
+            return
+        time.sleep(0.2)
+    process.kill()
+    pytest.fail(f"no plan of {method} in time: {process.communicate()}")
+
+
+def test_ctrl_c_keeps_certifies_and_exports_the_best_so_far(checkout: Path) -> None:
+    process = start(checkout, "stopped")
+    folder = checkout / "outputs" / "stopped"
+    wait_for_plans(process, folder / "archive.jsonl", "ppo")
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    results = results_of(folder)
+    assert results["status"] == "interrupted"
+    assert results["deployed"]["1"]["verdict"] == "pass"
+    assert (folder / "bundle" / "manifest.json").exists()
+
+
+def test_a_crash_loses_no_plan_and_the_run_goes_on(checkout: Path) -> None:
+    process = start(checkout, "crashed")
+    folder = checkout / "outputs" / "crashed"
+    wait_for_plans(process, folder / "archive.jsonl", "ppo")
+    process.kill()
+    process.communicate(timeout=60)
+    assert json.loads((folder / "best.json").read_text(encoding="utf-8"))["plans"]["1"]["precisions"]
+    with (folder / "archive.jsonl").open("a", encoding="utf-8") as journal:
+        journal.write('{"method": "torn')
+    known = (folder / "archive.jsonl").read_text(encoding="utf-8").splitlines()[:-1]
+
+    more = ("budget.agent=20", "agent.total_timesteps=3000")
+    resumed = run_python(checkout, "train.py", "resume=outputs/crashed", *more)
+    assert resumed.returncode == 0, resumed.stderr
+    lines = (folder / "archive.jsonl").read_text(encoding="utf-8").splitlines()
+    plans = [json.dumps(json.loads(line)["precisions"], sort_keys=True) for line in lines]
+    assert lines[: len(known)] == known
+    assert len(set(plans)) == len(plans), "a plan was evaluated twice"
+    assert results_of(folder)["status"] == "finished"
+
+
+def test_a_time_limit_ends_the_search_with_a_result(checkout: Path) -> None:
+    done = run_python(checkout, "train.py", *LONG, "time_limit_s=4", "hydra.run.dir=outputs/limited")
+    assert done.returncode == 0, done.stderr
+    assert results_of(checkout / "outputs" / "limited")["status"] == "time limit"
+
+
+def test_several_runs_at_once(checkout: Path) -> None:
+    done = run_python(
+        checkout, "train.py", "--multirun", "seed=0,1", "budget.baseline=2", "budget.agent=2",
+        "agent.total_timesteps=100", "workload.epochs=2", "hydra.sweep.dir=outputs/many",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for number in ("0", "1"):
+        assert results_of(checkout / "outputs" / "many" / number)["seed"] == int(number)

@@ -1,0 +1,55 @@
+"""Every setting in conf/ names an argument of the constructor it is for, and every option composes."""
+
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from checkout import ROOT
+from hydra.utils import get_method
+from omegaconf import DictConfig, OmegaConf
+
+from scripts.entry import check_overrides, group_options, help_text
+
+CONF = ROOT / "conf"
+GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir())
+OPTIONS = [(group, option) for group in GROUPS for option in group_options(group)]
+
+
+def targets(node: Any) -> Iterator[DictConfig]:
+    if isinstance(node, DictConfig):
+        if "_target_" in node:
+            yield node
+        for key in node:
+            yield from targets(node._get_node(key))
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_every_option_composes_and_its_keys_are_arguments_of_its_target(group: str, option: str) -> None:
+    config = check_overrides("train", [f"{group}={option}"])
+    found = list(targets(config[group])) if group != "experiment" else []
+    for node in found:
+        parameters = inspect.signature(get_method(node._target_)).parameters
+        unknown = {str(key) for key in node if not str(key).startswith("_")} - set(parameters)
+        assert not unknown, f"{node._target_} takes no {unknown}"
+
+
+def test_every_device_table_is_an_option() -> None:
+    for option in group_options("energy/device"):
+        config = check_overrides("train", ["energy=modelled", f"energy/device={option}"])
+        assert config.energy.device.name
+
+
+def test_the_help_names_every_group_and_every_option() -> None:
+    for name in ("train", "evaluate"):
+        text = help_text(name)
+        assert "$" not in text.replace("${seed}", "").replace("${cache_dir}", "")
+        for group, option in OPTIONS:
+            assert group in text
+            assert option in text
+
+
+def test_no_setting_file_is_empty() -> None:
+    for path in CONF.rglob("*.yaml"):
+        assert len(OmegaConf.load(path)) > 0, Path(path).name
