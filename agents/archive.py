@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from types import TracebackType
+from typing import Any, Self, TextIO
 
+from agents.search_method import BudgetSpent
 from envs.evaluator import Evaluator, Outcome
 from envs.gate import SearchGate
-from wattbit.errors import OutputError
+from wattbit.errors import OutputError, WattbitError
 from wattbit.paired import PairedCounts
 from wattbit.plan import PrecisionPlan
 from wattbit.profile import ModelProfile
@@ -24,11 +28,16 @@ class Archive:
     Args:
         reference: Outcome of the reference plan.
         gate: The search gate.
+        allowed: Whether an outcome holds the limits that no sample is needed for, such as latency; None: all
+            do. The reference is the result where nothing else is, whatever the limits.
     """
 
-    def __init__(self, reference: Outcome, gate: SearchGate) -> None:
+    def __init__(
+        self, reference: Outcome, gate: SearchGate, allowed: Callable[[Outcome], bool] | None = None
+    ) -> None:
         self._reference = reference
         self._gate = gate
+        self._allowed = allowed
         self._outcomes: dict[PrecisionPlan, Outcome] = {}
         self._methods: dict[PrecisionPlan, str] = {}
         self._bounds: dict[PrecisionPlan, float] = {reference.plan: 0.0}
@@ -65,14 +74,21 @@ class Archive:
         self._bounds.setdefault(outcome.plan, self._gate.bound_pp(outcome.counts))
         return True
 
+    def allows(self, outcome: Outcome) -> bool:
+        """True if the outcome holds the limits that no sample is needed for."""
+        return self._allowed is None or self._allowed(outcome)
+
     def passes(self, outcome: Outcome, tolerance_pp: float) -> bool:
         """True if the outcome passes the gate; the reference always does."""
         bound = self._bounds.get(outcome.plan)
         return (self._gate.bound_pp(outcome.counts) if bound is None else bound) <= tolerance_pp
 
     def best(self, tolerance_pp: float) -> Outcome:
-        """The cheapest outcome that passes the gate at ``tolerance_pp``; among equals the least divergent."""
-        feasible = [outcome for outcome in self if self._bounds[outcome.plan] <= tolerance_pp]
+        """The cheapest outcome that may be proposed at ``tolerance_pp``; among equals the least divergent.
+
+        It passes the gate and is allowed; the reference where no such outcome is cheaper.
+        """
+        feasible = [o for o in self if self._bounds[o.plan] <= tolerance_pp and self.allows(o)]
         return min([self._reference, *feasible], key=lambda outcome: (outcome.energy_j, outcome.divergence))
 
     def front(self) -> list[Outcome]:
@@ -91,12 +107,21 @@ class ArchivingEvaluator:
 
     ``evaluations`` counts the distinct plans *this method* asked for, also those that another method had run
     before: methods are compared at equal cost.
+
+    Args:
+        evaluator: Runs the plans.
+        method: The method's name.
+        archives: Where outcomes go.
+        budget: Distinct plans the method may ask for; None for no limit.
     """
 
-    def __init__(self, evaluator: Evaluator, method: str, archives: tuple[Archive, ...]) -> None:
+    def __init__(
+        self, evaluator: Evaluator, method: str, archives: tuple[Archive, ...], budget: int | None = None
+    ) -> None:
         self._evaluator = evaluator
         self._method = method
         self._archives = archives
+        self._budget = budget
         self._asked: set[PrecisionPlan] = set()
 
     @property
@@ -109,8 +134,18 @@ class ArchivingEvaluator:
         """Distinct plans this method asked for."""
         return len(self._asked)
 
+    def charge(self, plans: Iterable[PrecisionPlan]) -> None:
+        """Count plans that this method asked for in an earlier run."""
+        self._asked.update(plans)
+
     def evaluate(self, plan: PrecisionPlan) -> Outcome:
-        """Evaluate and archive ``plan``."""
+        """Evaluate and archive ``plan``.
+
+        Raises:
+            BudgetSpent: If it is new to the method, and the budget is spent.
+        """
+        if self._budget is not None and len(self._asked) >= self._budget and plan not in self._asked:
+            raise BudgetSpent(f"{self._method} has evaluated {len(self._asked)} plans, its budget")
         outcome = self._evaluator.evaluate(plan)
         self._asked.add(outcome.plan)
         for archive in self._archives:
@@ -121,12 +156,21 @@ class ArchivingEvaluator:
 class Journal:
     """Outcomes as JSON lines, each written when it is known, so that a crash loses none.
 
-    A line torn by a crash can only be the last one; it is dropped when the journal is read again.
+    A line torn by a crash can only be the last one; it is dropped when the journal is read again. Used as a
+    context manager it closes its file.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._file: TextIO | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
     def append(self, outcome: Outcome, method: str) -> None:
         """Write one outcome and flush it.
@@ -137,10 +181,12 @@ class Journal:
         try:
             if self._file is None:
                 self._file = self._path.open("a", encoding="utf-8")
-            self._file.write(json.dumps(_to_record(outcome, method)) + "\n")
+            self._file.write(json.dumps(_to_record(outcome, method), allow_nan=False) + "\n")
             self._file.flush()
         except OSError as error:
-            raise OutputError(f"cannot write {self._path}: {error.strerror}; free space or choose another folder") from None
+            raise OutputError(
+                f"cannot write {self._path}: {error.strerror}; free space or choose another folder"
+            ) from None
 
     def close(self) -> None:
         """Close the file."""
@@ -154,23 +200,29 @@ class Journal:
         A torn last line is cut off, so that the next one starts on a line of its own.
 
         Raises:
-            OutputError: If a line other than the last is damaged.
+            OutputError: If the file cannot be read, or a line other than the last is damaged.
         """
-        if not self._path.exists():
-            return []
-        data = self._path.read_bytes()
-        whole = data.rfind(b"\n") + 1
-        if whole < len(data):
-            self._path.write_bytes(data[:whole])
-        entries = []
-        for number, line in enumerate(data[:whole].decode("utf-8", "replace").splitlines(), 1):
-            try:
-                entries.append(_from_record(json.loads(line), profile))
-            except (ValueError, KeyError, TypeError) as error:
-                raise OutputError(
-                    f"{self._path} line {number} is damaged ({error}); remove that line and resume again"
-                ) from None
-        return entries
+        return [self._parse(number, line, profile) for number, line in enumerate(self._whole_lines(), 1)]
+
+    def _whole_lines(self) -> list[bytes]:
+        try:
+            data = self._path.read_bytes() if self._path.exists() else b""
+            whole = data.rfind(b"\n") + 1
+            if whole < len(data):
+                os.truncate(self._path, whole)
+        except OSError as error:
+            raise OutputError(
+                f"cannot read {self._path}: {error.strerror}; make it readable or start a new run"
+            ) from None
+        return data[:whole].split(b"\n")[:-1]
+
+    def _parse(self, number: int, line: bytes, profile: ModelProfile) -> tuple[Outcome, str]:
+        try:
+            return _from_record(json.loads(line), profile)
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError, WattbitError) as error:
+            raise OutputError(
+                f"{self._path} line {number} is damaged ({error}); remove that line and resume again"
+            ) from None
 
 
 def _to_record(outcome: Outcome, method: str) -> dict[str, Any]:
@@ -186,13 +238,14 @@ def _to_record(outcome: Outcome, method: str) -> dict[str, Any]:
 
 
 def _from_record(record: Mapping[str, Any], profile: ModelProfile) -> tuple[Outcome, str]:
-    plan = PrecisionPlan(record["precisions"]).require_layers(profile.layer_names)
-    counts = PairedCounts(record["samples"], record["reference_only"], record["plan_only"])
+    plan = profile.require_plan(PrecisionPlan(record["precisions"]))
     outcome = Outcome(
         plan=plan,
         energy_j=profile.plan_energy_j(plan),
         latency_ms=profile.plan_latency_ms(plan),
-        counts=counts,
+        counts=PairedCounts(record["samples"], record["reference_only"], record["plan_only"]),
         divergence=float(record["divergence"]),
     )
+    if not math.isfinite(outcome.divergence):
+        raise ValueError(f"divergence is {outcome.divergence}")
     return outcome, str(record["method"])

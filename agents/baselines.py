@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from agents.additive import AdditiveModel
@@ -82,27 +84,42 @@ def uniform_plans(profile: ModelProfile) -> dict[str, PrecisionPlan]:
 
 
 def greedy_path(profile: ModelProfile) -> list[PrecisionPlan]:
-    """The plans that greedy descent passes through, from the reference (left out) to the cheapest."""
-    plan = profile.reference_plan
+    """The plans that greedy descent passes through, the reference left out.
+
+    It ends where no change of a single layer saves energy.
+    """
+    names = [profile.reference] * len(profile.layers)
+    # The best change of each layer; a change of one layer only alters its own and its neighbours'.
+    steps = [_best_step(profile, names, index) for index in range(len(names))]
     path: list[PrecisionPlan] = []
     while True:
-        step = _best_step(profile, plan)
-        if step is None:
+        index = max(range(len(names)), key=lambda i: steps[i][0])
+        ratio, name = steps[index]
+        if ratio <= 0.0:
             return path
-        plan = plan.replace(**{step[0]: step[1]})
-        path.append(plan)
+        names[index] = name
+        path.append(PrecisionPlan(dict(zip(profile.layer_names, names, strict=True))))
+        for changed in range(max(0, index - 1), min(len(names), index + 2)):
+            steps[changed] = _best_step(profile, names, changed)
 
 
-def _best_step(profile: ModelProfile, plan: PrecisionPlan) -> tuple[str, str] | None:
-    energy_j = profile.plan_energy_j(plan)
-    best: tuple[float, str, str] | None = None
-    for layer in profile.layers:
-        now = layer.costs[plan[layer.name]]
-        for name, cost in layer.costs.items():
-            saved_j = energy_j - profile.plan_energy_j(plan.replace(**{layer.name: name}))
-            if saved_j <= 0.0:
-                continue
-            added = max(cost.sensitivity - now.sensitivity, 1e-9)
-            if best is None or saved_j / added > best[0]:
-                best = (saved_j / added, layer.name, name)
-    return None if best is None else best[1:]
+def _best_step(profile: ModelProfile, names: Sequence[str], index: int) -> tuple[float, str]:
+    """The change of one layer that saves most energy per added nat, and how much; 0 if none saves any."""
+    costs = profile.layers[index].costs
+    now = names[index]
+    previous = names[index - 1] if index else None
+    following = names[index + 1] if index + 1 < len(names) else None
+
+    def energy_j(name: str) -> float:
+        own_j = profile.step_energy_j(index, name, previous)
+        return own_j if following is None else own_j + profile.conversion_energy_j(index + 1, following, name)
+
+    best = (0.0, now)
+    now_j = energy_j(now)
+    for name, cost in costs.items():
+        saved_j = now_j - energy_j(name)
+        # A saving within rounding is none: taking it back could look like one, too.
+        if saved_j > 1e-12 * now_j:
+            added = max(cost.sensitivity - costs[now].sensitivity, 1e-9)
+            best = max(best, (saved_j / added, name), key=lambda step: step[0])
+    return best

@@ -76,14 +76,15 @@ class Deployment:
 def fixed_sequence(archive: Archive, tolerance_pp: float) -> list[Outcome]:
     """The plans to test for a tolerance, most energy first, chosen by their outcomes on ``search`` alone.
 
-    The last is the archive's result. Before it come plans with stronger evidence, so that something passes
-    where the result itself turns out to have been lucky: the plan closest to the reference in its output, and
-    the cheapest ones whose score statistic reaches a share of the strongest the search split can give.
-    Testing a plan that passes costs nothing: the whole sequence is tested at one alpha.
+    The last is the archive's result; where that is the reference, there is nothing to test. Before it come
+    plans with stronger evidence, so that something passes where the result itself turns out to have been
+    lucky: the plan closest to the reference in its output, and the cheapest ones whose score statistic
+    reaches a share of the strongest the search split can give. Testing a plan that passes costs nothing: the
+    whole sequence is tested at one alpha.
     """
     result = archive.best(tolerance_pp)
     reference = archive.reference
-    candidates = [outcome for outcome in archive if outcome.energy_j < reference.energy_j]
+    candidates = [o for o in archive if o.energy_j < reference.energy_j and archive.allows(o)]
     chosen = {result.plan: result}
     if candidates:
         safest = min(candidates, key=lambda o: (o.divergence, o.energy_j))
@@ -96,7 +97,7 @@ def fixed_sequence(archive: Archive, tolerance_pp: float) -> list[Outcome]:
             best = min(passing, key=lambda o: (o.energy_j, o.divergence))
             chosen[best.plan] = best
     kept = [o for o in chosen.values() if o.energy_j >= result.energy_j and o.plan != reference.plan]
-    return sorted(kept, key=lambda o: (-o.energy_j, o.plan.plan_id))
+    return sorted(kept, key=lambda o: (-o.energy_j, o.plan == result.plan, o.plan.plan_id))
 
 
 def certify_tolerance(
@@ -123,7 +124,8 @@ def certify_tolerance(
     )
     tested = tuple((outcome, judgements[outcome.plan.plan_id]) for outcome in sequence)
     passed = [outcome for outcome, judgement in tested if judgement.verdict == "pass"]
-    return Deployment(guardrail.tolerance_pp, tested, min(passed, key=lambda o: o.energy_j, default=None))
+    cheapest = min(passed, key=lambda o: (o.energy_j, o.divergence), default=None)
+    return Deployment(guardrail.tolerance_pp, tested, cheapest)
 
 
 def judge_plan(

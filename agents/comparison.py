@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 
 from agents.archive import Archive, ArchivingEvaluator, Journal
 from agents.limits import StopRule
-from agents.search_method import SearchInterrupted, SearchMethod, SearchTask
+from agents.search_method import BudgetSpent, SearchInterrupted, SearchMethod, SearchTask
 from envs.evaluator import Evaluator, Outcome
 from envs.gate import SearchGate
+from wattbit.errors import ConfigError
 from wattbit.plan import PrecisionPlan
 
 Listener = Callable[[str, int, int, str], None]
@@ -34,6 +35,19 @@ class Comparison:
 
     Every outcome goes into the method's own archive, by which it is judged, into the common archive, by which
     PPO is warm-started and the final result is chosen, and into the journal.
+
+    Attributes:
+        evaluator: Runs plans.
+        reference: Outcome of the reference plan.
+        gate: The search gate.
+        tolerances_pp: The tolerances to serve.
+        stop: Says when everything has to stop.
+        journal: Where each outcome is written, once for every method that asked for it.
+        listener: Told how a method goes on.
+        archive: The common archive.
+        runs: What each method found, in the order they ran.
+        on_new: Called with each outcome that is new to the common archive, and the method's name.
+        allowed: See `Archive`.
     """
 
     evaluator: Evaluator
@@ -46,29 +60,52 @@ class Comparison:
     archive: Archive = field(init=False)
     runs: list[MethodRun] = field(default_factory=list)
     on_new: Callable[[Outcome, str], None] = field(default=lambda outcome, method: None)
+    allowed: Callable[[Outcome], bool] | None = None
+    _written: dict[str, set[PrecisionPlan]] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
-        self.archive = Archive(self.reference, self.gate)
+        self.archive = Archive(self.reference, self.gate, self.allowed)
 
     def restore(self, entries: Iterable[tuple[Outcome, str]]) -> None:
-        """Put what an earlier run found into the common archive."""
+        """Put what an earlier run found into the common archive.
+
+        Raises:
+            ConfigError: If it was found on another number of samples.
+        """
+        samples = self.reference.counts.samples
         for outcome, method in entries:
+            if outcome.counts.samples != samples:
+                raise ConfigError(
+                    f"the interrupted run searched on {outcome.counts.samples} samples, this one on "
+                    f"{samples}; use the same workload settings, or start a new run"
+                )
             self.archive.add(outcome, method)
+            self._written.setdefault(method, set()).add(outcome.plan)
+
+    def keep(self, outcome: Outcome, method: str) -> None:
+        """Put an outcome into the common archive, and into the journal if the method is new to it there."""
+        is_new = self.archive.add(outcome, method)
+        written = self._written.setdefault(method, set())
+        if outcome.plan not in written:
+            self.journal.append(outcome, method)
+            written.add(outcome.plan)
+        if is_new:
+            self.on_new(outcome, method)
 
     def run(self, method: SearchMethod, budget: int, seed: int, *, seeded: bool = False) -> bool:
-        """Run ``method``; False if it had to stop early.
+        """Run ``method``; False if it had to stop before it was done and before its budget was spent.
 
         Args:
             method: The method.
-            budget: Distinct plans it may ask for.
+            budget: Distinct plans it may ask for; what it asked for in an interrupted run counts, if seeded.
             seed: Its seed.
             seeded: True if it starts from the common archive rather than an empty one; its result is then the
                 common archive's.
         """
-        own = self.archive if seeded else Archive(self.reference, self.gate)
-        evaluator = _Recording(self, method.name, own)
-        if seeded:
-            evaluator.charge(o.plan for o in self.archive if self.archive.method(o.plan) == method.name)
+        own = self.archive if seeded else Archive(self.reference, self.gate, self.allowed)
+        evaluator = _Recording(self, method.name, own, budget)
+        if seeded:  # the others run again from the start, and ask for the same plans
+            evaluator.charge(self._written.get(method.name, ()))
         task = SearchTask(
             evaluator, own, self.tolerances_pp, budget, seed,
             lambda done, total, note: self.listener(method.name, done, total, note),
@@ -77,6 +114,8 @@ class Comparison:
         finished = True
         try:
             method.search(task)
+        except BudgetSpent:
+            pass
         except SearchInterrupted:
             finished = False
         evaluations = len(self.archive) if seeded else evaluator.evaluations
@@ -86,33 +125,29 @@ class Comparison:
     def pp_per_nat(self) -> float:
         """How many percentage points of drop a nat of summed sensitivity has cost so far.
 
-        The median over archived plans with a drop between 0.2 and 20 pp; 10 where there is none.
+        The median over the plans of the methods run so far with a drop between 0.2 and 20 pp; 10 where there
+        is none. Plans of an interrupted run count only once their method has asked for them again.
         """
         profile = self.evaluator.profile
+        found = {outcome.plan: outcome for run in self.runs for outcome in run.archive}
         ratios = [
             outcome.drop_pp / nats
-            for outcome in self.archive
+            for outcome in found.values()
             if 0.2 <= outcome.drop_pp <= 20.0 and (nats := profile.plan_sensitivity(outcome.plan)) > 0.0
         ]
         return statistics.median(ratios) if ratios else 10.0
 
 
 class _Recording(ArchivingEvaluator):
-    """Checks the stop rule before each evaluation and writes what is new to the journal."""
+    """Checks the stop rule before each evaluation, and keeps what comes of it."""
 
-    def __init__(self, comparison: Comparison, method: str, own: Archive) -> None:
-        # The common archive is filled below, where it shows what is new.
-        super().__init__(comparison.evaluator, method, () if own is comparison.archive else (own,))
+    def __init__(self, comparison: Comparison, method: str, own: Archive, budget: int) -> None:
+        # The common archive is filled by `Comparison.keep`.
+        super().__init__(comparison.evaluator, method, () if own is comparison.archive else (own,), budget)
         self._comparison = comparison
-
-    def charge(self, plans: Iterable[PrecisionPlan]) -> None:
-        """Count plans that this method asked for in an earlier run."""
-        self._asked.update(plans)
 
     def evaluate(self, plan: PrecisionPlan) -> Outcome:
         self._comparison.stop.check()
         outcome = super().evaluate(plan)
-        if self._comparison.archive.add(outcome, self._method):
-            self._comparison.journal.append(outcome, self._method)
-            self._comparison.on_new(outcome, self._method)
+        self._comparison.keep(outcome, self._method)
         return outcome

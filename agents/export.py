@@ -16,10 +16,14 @@ def export_policy(model: MaskablePPO, precisions: tuple[str, ...], pp_per_nat: f
         ValueError: If the network is not a plain tanh perceptron.
     """
     modules = [*model.policy.mlp_extractor.policy_net, model.policy.action_net]
-    linear = [module for module in modules if isinstance(module, nn.Linear)]
-    others = [module for module in modules if not isinstance(module, nn.Linear | nn.Tanh)]
-    if others:
-        raise ValueError(f"only tanh networks can be exported, this one has {type(others[0]).__name__}")
+    wanted = [nn.Tanh if position % 2 else nn.Linear for position in range(len(modules))]
+    for module, kind in zip(modules, wanted, strict=True):
+        if not isinstance(module, kind):
+            raise ValueError(
+                f"only perceptrons with tanh after each hidden layer can be exported, this one has "
+                f"{type(module).__name__} in place of {kind.__name__}; train with the default activation"
+            )
+    linear = modules[::2]
     return MLPPolicy(
         weights=tuple(layer.weight.detach().numpy().astype(np.float32, copy=True) for layer in linear),
         biases=tuple(layer.bias.detach().numpy().astype(np.float32, copy=True) for layer in linear),

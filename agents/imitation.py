@@ -31,7 +31,9 @@ class Demonstrations:
     returns: NDArray[np.float32]
 
 
-def demonstrate(env: LayerPrecisionEnv, archive: Archive, tolerances_pp: NDArray[np.float64]) -> Demonstrations:
+def demonstrate(
+    env: LayerPrecisionEnv, archive: Archive, tolerances_pp: NDArray[np.float64]
+) -> Demonstrations:
     """Walk through the archive's best plan for each of ``tolerances_pp``; its outcomes are known already."""
     observations, masks, actions, returns = [], [], [], []
     names = env.encoder.profile.precisions
@@ -39,8 +41,8 @@ def demonstrate(env: LayerPrecisionEnv, archive: Archive, tolerances_pp: NDArray
         plan = archive.best(float(tolerance_pp)).plan
         observation, _ = env.reset(options={"tolerance_pp": float(tolerance_pp), "energy_price": 1.0})
         rewards = []
-        for name in plan.values():
-            action = names.index(name)
+        for layer in env.encoder.profile.layer_names:
+            action = names.index(plan[layer])
             observations.append(observation)
             masks.append(env.action_masks())
             actions.append(action)
@@ -53,7 +55,12 @@ def demonstrate(env: LayerPrecisionEnv, archive: Archive, tolerances_pp: NDArray
 
 
 def imitate(
-    model: MaskablePPO, demonstrations: Demonstrations, *, updates: int, learning_rate: float, smoothing: float
+    model: MaskablePPO,
+    demonstrations: Demonstrations,
+    *,
+    updates: int,
+    learning_rate: float,
+    smoothing: float,
 ) -> float:
     """Fit the policy to the actions and the value function to the returns.
 
@@ -84,7 +91,7 @@ def imitate(
         loss = -(targets * F.log_softmax(logits, 1)).sum(1).mean()
         loss = loss + F.mse_loss(policy.value_net(latent_value).squeeze(1), returns)
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     policy.set_training_mode(False)
     return float((logits.argmax(1) == actions).double().mean()) if updates else 0.0

@@ -2,45 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from sb3_contrib import MaskablePPO
-from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor
 
 from agents.archive import Archive
+from agents.checkpoint import load_agent, save_agent
 from agents.imitation import demonstrate, imitate
-from agents.search_method import SearchTask
+from agents.learning import LearningPoint, LearningWatch
+from agents.search_method import BudgetSpent, SearchInterrupted, SearchTask
 from envs.evaluator import Evaluator, Outcome
 from envs.layer_precision import LayerPrecisionEnv
 from wattbit.plan import PrecisionPlan
 from wattbit.profile import ModelProfile
 
 
-@dataclass(frozen=True, slots=True)
-class LearningPoint:
-    """One point of the learning curve, taken after each rollout."""
-
-    timesteps: int
-    mean_reward: float
-    entropy: float | None
-    evaluations: int
-    best_saving: Mapping[str, float]
-
-
 class PPO:
     """MaskablePPO on `LayerPrecisionEnv`, within a budget of evaluated plans.
 
     Args:
-        make_env: Builds a `LayerPrecisionEnv` around an evaluator.
-        total_timesteps: Largest number of environment steps.
+        make_env: Builds a `LayerPrecisionEnv` around an evaluator; a resumed agent gives it ``pp_per_nat``.
+        total_timesteps: Environment steps, rounded up to whole rollouts.
         n_envs: Environments stepped side by side.
-        episodes_per_rollout: Episodes between two updates.
+        episodes_per_rollout: Episodes between two updates, rounded up to a multiple of ``n_envs``.
         learning_rate: Adam's.
-        batch_size: Minibatch size.
+        batch_size: Minibatch size; the divisor of a rollout's steps that comes nearest is used.
         n_epochs: Passes over a rollout.
         gae_lambda: Generalised advantage estimation; 1 is Monte Carlo.
         clip_range: PPO's clip.
@@ -52,7 +43,14 @@ class PPO:
         imitation_tolerances: Number of tolerances demonstrated.
         imitation_smoothing: See `agents.imitation.imitate`.
         tensorboard_log: Folder for TensorBoard, or None.
-        checkpoint: File the agent is saved to after each rollout and resumed from if it exists, or None.
+        checkpoint: File the agent is saved to after each rollout and when the search ends or is interrupted,
+            and resumed from if it exists, with its own settings; None to save nothing.
+
+    Attributes:
+        model: The agent; None before `search`. It can be used however the search ended.
+        learning_curve: One point a rollout, those before an interruption included.
+        pp_per_nat: The feature encoder's constant that the agent was trained with; of no meaning before
+            `search`.
     """
 
     name = "ppo"
@@ -60,7 +58,7 @@ class PPO:
     def __init__(
         self,
         *,
-        make_env: Callable[[Evaluator], LayerPrecisionEnv],
+        make_env: Callable[..., LayerPrecisionEnv],
         total_timesteps: int = 20_000,
         n_envs: int = 8,
         episodes_per_rollout: int = 64,
@@ -83,54 +81,101 @@ class PPO:
         self._total_timesteps = total_timesteps
         self._n_envs = n_envs
         self._episodes_per_rollout = episodes_per_rollout
-        self._hyper = {
-            "learning_rate": learning_rate,
-            "batch_size": batch_size,
-            "n_epochs": n_epochs,
-            "gae_lambda": gae_lambda,
-            "clip_range": clip_range,
-            "target_kl": target_kl,
-            "ent_coef": ent_coef,
-        }
+        self._batch_size = batch_size
+        self._new_agent = partial(
+            MaskablePPO,
+            "MlpPolicy",
+            gamma=1.0,
+            learning_rate=learning_rate,
+            n_epochs=n_epochs,
+            gae_lambda=gae_lambda,
+            clip_range=clip_range,
+            target_kl=target_kl,
+            ent_coef=ent_coef,
+            policy_kwargs={"net_arch": list(net_arch)},
+            tensorboard_log=tensorboard_log,
+            device="cpu",
+        )
         self._entropy_floor = entropy_floor
-        self._net_arch = list(net_arch)
         self._imitation_updates = imitation_updates
         self._imitation_tolerances = imitation_tolerances
         self._imitation_smoothing = imitation_smoothing
-        self._tensorboard_log = tensorboard_log
         self._checkpoint = None if checkpoint is None else Path(checkpoint)
         self.model: MaskablePPO | None = None
         self.learning_curve: list[LearningPoint] = []
+        self.pp_per_nat = 10.0
 
     def search(self, task: SearchTask) -> None:
-        """Warm-start from ``task.archive``, then train until the budget or the timesteps are spent."""
-        layers = len(task.evaluator.profile.layers)
-        venv = VecMonitor(DummyVecEnv([lambda: self._make_env(task.evaluator)] * self._n_envs))
-        steps = max(1, -(-self._episodes_per_rollout * layers // self._n_envs))
-        resumed = self._checkpoint is not None and self._checkpoint.exists()
-        if resumed:
-            self.model = MaskablePPO.load(self._checkpoint, env=venv, device="cpu")
-        else:
-            self.model = MaskablePPO(
-                "MlpPolicy", venv, n_steps=steps, gamma=1.0, seed=task.seed, device="cpu",
-                policy_kwargs={"net_arch": self._net_arch}, tensorboard_log=self._tensorboard_log,
-                **self._hyper,
-            )  # fmt: skip
-            self._warm_start(task)
-        watch = _Watch(task, self._entropy_floor, self._checkpoint, self.learning_curve)
-        left = self._total_timesteps - self.model.num_timesteps
-        if left > 0 and task.evaluator.evaluations < task.budget:
-            self.model.learn(left, callback=watch, tb_log_name="ppo", reset_num_timesteps=not resumed)
+        """Warm-start from ``task.archive``, then train until the budget or the timesteps are spent.
 
-    def _warm_start(self, task: SearchTask) -> None:
-        if not self._imitation_updates or self.model is None:
-            return
+        Raises:
+            ConfigError: If there is a checkpoint that cannot be resumed.
+            SearchInterrupted: If the search has to stop; the agent was saved and can be used.
+        """
+        checkpoint = self._checkpoint
+        resumed = checkpoint is not None and checkpoint.exists()
+        model = self._resume(checkpoint, task) if checkpoint and resumed else self._start(task)
+        left = self._total_timesteps - model.num_timesteps
+        if left > 0 and task.evaluator.evaluations < task.budget:
+            watch = LearningWatch(model, task, self._entropy_floor, self.learning_curve, self._save)
+            try:
+                with suppress(BudgetSpent):
+                    model.learn(left, callback=watch, tb_log_name="ppo", reset_num_timesteps=not resumed)
+                watch.finish()
+            except SearchInterrupted:
+                watch.finish()
+                raise
+            finally:
+                model.logger.close()
+
+    def _start(self, task: SearchTask) -> MaskablePPO:
+        venv = self._make_venv(task.evaluator)
+        self.pp_per_nat = float(venv.get_attr("encoder")[0].pp_per_nat)
+        rounds = max(1, -(-self._episodes_per_rollout // self._n_envs))
+        # Whole episodes, so that no rollout is without a reward; an update needs two steps at least.
+        steps = max(rounds * len(task.evaluator.profile.layers), -(-2 // self._n_envs))
+        model = self.model = self._new_agent(
+            env=venv,
+            n_steps=steps,
+            batch_size=divisor_near(steps * self._n_envs, self._batch_size),
+            seed=task.seed,
+        )
+        if self._imitation_updates and len(task.archive):
+            self._warm_start(model, task)
+        return model
+
+    def _resume(self, checkpoint: Path, task: SearchTask) -> MaskablePPO:
+        model, self.pp_per_nat, self.learning_curve = load_agent(
+            checkpoint, lambda pp_per_nat: self._make_venv(task.evaluator, pp_per_nat=pp_per_nat)
+        )
+        self.model = model
+        # The seed of the start would draw the same episodes once more.
+        model.set_random_seed(task.seed + model.num_timesteps)
+        return model
+
+    def _make_venv(self, evaluator: Evaluator, **arguments: float) -> VecEnv:
+        return VecMonitor(DummyVecEnv([partial(self._make_env, evaluator, **arguments)] * self._n_envs))
+
+    def _save(self) -> None:
+        if self._checkpoint is not None and self.model is not None:
+            save_agent(self.model, self._checkpoint, self.pp_per_nat, self.learning_curve)
+
+    def _warm_start(self, model: MaskablePPO, task: SearchTask) -> None:
         env = self._make_env(_Recall(task.evaluator, task.archive))
         tolerances = np.geomspace(*env.tolerance_range_pp, self._imitation_tolerances)
-        shown = demonstrate(env, task.archive, tolerances)
         imitate(
-            self.model, shown, updates=self._imitation_updates, learning_rate=1e-3, smoothing=self._imitation_smoothing
+            model,
+            demonstrate(env, task.archive, tolerances),
+            updates=self._imitation_updates,
+            learning_rate=1e-3,
+            smoothing=self._imitation_smoothing,
         )
+
+
+def divisor_near(number: int, wanted: int) -> int:
+    """The divisor of ``number`` above 1 whose ratio to ``wanted`` is nearest to 1."""
+    divisors = [d for d in range(2, number + 1) if number % d == 0]
+    return min(divisors, key=lambda d: max(d / wanted, wanted / d))
 
 
 class _Recall:
@@ -139,48 +184,7 @@ class _Recall:
     def __init__(self, evaluator: Evaluator, archive: Archive) -> None:
         self.profile: ModelProfile = evaluator.profile
         self.evaluations: int = 0
-        self._known = {outcome.plan: outcome for outcome in (archive.reference, *archive)}
+        self._known: dict[PrecisionPlan, Outcome] = {o.plan: o for o in (archive.reference, *archive)}
 
     def evaluate(self, plan: PrecisionPlan) -> Outcome:
         return self._known[plan]
-
-
-class _Watch(BaseCallback):
-    """Stops at the budget, keeps the entropy above its floor, saves, and draws the learning curve."""
-
-    def __init__(
-        self, task: SearchTask, entropy_floor: float, checkpoint: Path | None, curve: list[LearningPoint]
-    ) -> None:
-        super().__init__()
-        self._task = task
-        self._floor = entropy_floor
-        self._checkpoint = checkpoint
-        self._curve = curve
-
-    def _on_step(self) -> bool:
-        return self._task.evaluator.evaluations < self._task.budget
-
-    def _on_rollout_end(self) -> None:
-        rewards = [episode["r"] for episode in self.model.ep_info_buffer or ()]
-        entropy = self._last_entropy()
-        if entropy is not None:
-            grown = self.model.ent_coef * (1.3 if entropy < self._floor else 0.9)
-            self.model.ent_coef = float(np.clip(grown, 0.002, 0.2))
-        archive = self._task.archive
-        saving = {
-            f"{tolerance:g}": 1.0 - archive.best(tolerance).energy_j / archive.reference.energy_j
-            for tolerance in self._task.tolerances_pp
-        }
-        mean_reward = float(np.mean(rewards)) if rewards else float("nan")
-        evaluations = self._task.evaluator.evaluations
-        self._curve.append(LearningPoint(self.num_timesteps, mean_reward, entropy, evaluations, saving))
-        self.logger.record("search/evaluations", evaluations)
-        for tolerance, value in saving.items():
-            self.logger.record(f"search/saving_at_{tolerance}pp", value)
-        self._task.report(evaluations, self._task.budget, f"reward {mean_reward:.3f}")
-        if self._checkpoint is not None:
-            self.model.save(self._checkpoint)
-
-    def _last_entropy(self) -> float | None:
-        loss = self.logger.name_to_value.get("train/entropy_loss")
-        return None if loss is None else -float(loss)

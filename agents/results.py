@@ -1,4 +1,4 @@
-"""What a run came to, as the dict that ``results.json`` holds: the truth every table and plot is drawn from."""
+"""What a run came to, as the dict that ``results.json`` holds: every table and plot is drawn from it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def found_plans(
     profile: ModelProfile,
     tolerances_pp: Sequence[float],
 ) -> list[FoundPlan]:
-    """Every method's plan for every tolerance, uniform plans one by one, the learned policy by itself last."""
+    """Every method's plan for every tolerance, uniform plans one by one, the learned policy last."""
     found: list[FoundPlan] = []
     for tolerance_pp in tolerances_pp:
         for run in runs:
@@ -54,7 +54,9 @@ def found_plans(
         if tolerance_pp in policy_plans:
             learned = next(run for run in runs if run.name == "ppo")
             found.append(
-                FoundPlan("policy", tolerance_pp, policy_plans[tolerance_pp], learned.evaluations, learned.seconds)
+                FoundPlan(
+                    "policy", tolerance_pp, policy_plans[tolerance_pp], learned.evaluations, learned.seconds
+                )
             )
     return found
 
@@ -83,7 +85,10 @@ def plan_record(
         "seconds": found.seconds,
     }
     judgement = None if certify is None else judge_plan(found.plan, certify, profile, guardrail)
-    record |= {"verdict": judgement and judgement.verdict, "reason": "; ".join(judgement.reasons) if judgement else ""}
+    record |= {
+        "verdict": judgement and judgement.verdict,
+        "reason": "; ".join(judgement.reasons) if judgement else "",
+    }
     return record | split_record("certify", certify, found.plan) | split_record("test", test, found.plan)
 
 
@@ -96,25 +101,33 @@ def split_record(name: str, split: HeldOut | None, plan: PrecisionPlan) -> dict[
 
 
 def deployed_records(
-    deployments: Sequence[Deployment], archive: Archive, certify: HeldOut, test: HeldOut, profile: ModelProfile
+    deployments: Sequence[Deployment],
+    archive: Archive,
+    certify: HeldOut,
+    test: HeldOut,
+    profile: ModelProfile,
 ) -> dict[str, dict[str, Any] | None]:
     """The certified plan of each tolerance, keyed by tolerance; null where the reference runs."""
     records: dict[str, dict[str, Any] | None] = {}
     for deployment in deployments:
         outcome = deployment.deployed
-        records[f"{deployment.tolerance_pp:g}"] = outcome and {
-            "plan_id": outcome.plan.plan_id,
-            "method": archive.method(outcome.plan),
-            "precisions": dict(outcome.plan),
-            "energy_j": outcome.energy_j,
-            "saving": profile.saving(outcome.energy_j),
-            "latency_ms": outcome.latency_ms,
-            "memory_bytes": profile.plan_memory_bytes(outcome.plan),
-            "search_drop_pp": outcome.drop_pp,
-            "verdict": "pass",
-            **split_record("certify", certify, outcome.plan),
-            **split_record("test", test, outcome.plan),
-        }
+        records[f"{deployment.tolerance_pp:g}"] = (
+            None
+            if outcome is None
+            else {
+                "plan_id": outcome.plan.plan_id,
+                "method": archive.method(outcome.plan),
+                "precisions": dict(outcome.plan),
+                "energy_j": outcome.energy_j,
+                "saving": profile.saving(outcome.energy_j),
+                "latency_ms": outcome.latency_ms,
+                "memory_bytes": profile.plan_memory_bytes(outcome.plan),
+                "search_drop_pp": outcome.drop_pp,
+                "verdict": "pass",
+                **split_record("certify", certify, outcome.plan),
+                **split_record("test", test, outcome.plan),
+            }
+        )
     return records
 
 
@@ -132,7 +145,11 @@ def sequence_records(deployments: Sequence[Deployment]) -> dict[str, list[dict[s
 def archive_records(archive: Archive) -> list[dict[str, Any]]:
     """Energy, drop on ``search`` and method of every plan evaluated."""
     return [
-        {"energy_j": outcome.energy_j, "search_drop_pp": outcome.drop_pp, "method": archive.method(outcome.plan)}
+        {
+            "energy_j": outcome.energy_j,
+            "search_drop_pp": outcome.drop_pp,
+            "method": archive.method(outcome.plan),
+        }
         for outcome in archive
     ]
 

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from agents.archive import Archive
 from envs.evaluator import Evaluator
 
+if TYPE_CHECKING:
+    from agents.archive import Archive
 
-class SearchInterrupted(Exception):
+
+class SearchInterrupted(Exception):  # noqa: N818 (a wish, not an error)
     """Raised inside a search when it is to stop now: a time limit, Ctrl-C. What was evaluated counts."""
+
+
+class BudgetSpent(SearchInterrupted):
+    """Raised when a method asks for one plan more than its budget."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +28,7 @@ class SearchTask:
         evaluator: Evaluates plans; what it evaluated is the method's result.
         archive: The method's own archive: what it has evaluated so far (and what it was seeded with).
         tolerances_pp: The tolerances to serve.
-        budget: Distinct plans the method may evaluate.
+        budget: Distinct plans the method may evaluate; the next one is refused with `BudgetSpent`.
         seed: Seeds everything random.
         report: Called with (done, total, note) as the search goes on.
     """

@@ -11,11 +11,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wattbit.batches import Inputs, batches
+from wattbit.errors import DataError, ModelError
 from wattbit.layers import SwitchableModel
 from wattbit.paired import PairedCounts
 from wattbit.plan import PrecisionPlan
 from wattbit.profile import ModelProfile
 from wattbit.profiler import divergence
+
+# The divergence of an output that is not finite, nats: larger than any finite one seen, and still a number.
+_WORST = 100.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,10 @@ class PlanEvaluator:
         labels: Their labels, int64, shape (samples,).
         batch_size: Samples per forward pass.
         known: Outcomes from an earlier run, which are not evaluated again.
+
+    Raises:
+        DataError: If there are not as many labels as samples.
+        ModelError: If the reference output is not finite.
     """
 
     def __init__(
@@ -85,6 +93,13 @@ class PlanEvaluator:
         self._labels = labels
         self._outcomes = dict(known or {})
         logits = model.logits(self._batches, model.reference_plan)
+        if labels.shape != logits.shape[:1]:
+            raise DataError(f"{len(labels)} labels for {len(logits)} samples; give one label a sample")
+        if not bool(torch.isfinite(logits).all()):
+            raise ModelError(
+                "the reference output on the search split holds NaN or infinite values, allowed are 0; "
+                "check the model and its inputs"
+            )
         self._reference_log = F.log_softmax(logits, 1)
         self._reference_correct = correct(logits, labels)
 
@@ -120,6 +135,10 @@ class PlanEvaluator:
             self._outcomes[plan] = outcome
         return outcome
 
+    def __deepcopy__(self, memo: dict[int, object]) -> PlanEvaluator:
+        # Gymnasium copies the arguments of environments; what is remembered is to be shared, not copied.
+        return self
+
     def _run(self, plan: PrecisionPlan) -> Outcome:
         logits = self._model.logits(self._batches, plan)
         values = divergence(self._reference_log, logits).double().nan_to_num(nan=_WORST, posinf=_WORST)
@@ -132,10 +151,6 @@ class PlanEvaluator:
             ),
             divergence=float(values.clamp_max(_WORST).mean()),
         )
-
-
-# The divergence of an output that is not finite: larger than any finite one seen, and still a number.
-_WORST = 100.0
 
 
 def correct(logits: Tensor, labels: Tensor) -> Tensor:

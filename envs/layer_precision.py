@@ -15,21 +15,25 @@ from envs.gate import SearchGate
 from wattbit.errors import ConfigError, GuardrailError
 from wattbit.features import Context, FeatureEncoder, Mask, Observation, PlanWalk
 
+_OPTIONS = ("tolerance_pp", "energy_price")
+
 
 class LayerPrecisionEnv(gymnasium.Env[Observation, np.int64]):
     """Assign precisions layer by layer, in execution order.
 
     - **Context** (drawn at reset): tolerance, log-uniform over ``tolerance_range_pp``, and energy price,
       log-uniform over ``price_range``. Fix them with ``reset(options={"tolerance_pp": 1.0})``.
-    - **Observation**: ``Box(size,)``, the features of `wattbit.features.FeatureEncoder`: context, shape of the
-      layer, energy ratio and log-sensitivity of each precision, energy committed and still open, predicted drop
-      used so far against the tolerance, previous precision.
-    - **Action**: ``Discrete(precisions)``; `action_masks` says what the layer supports. A masked action raises
-      ValueError: nothing is repaired silently.
-    - **Reward** at a layer: price x share of the reference energy that the choice saves, conversion included.
-    - **Terminal reward**, added to the last: ``-penalty * max(0, drop - tolerance) / tolerance`` with the drop
-      that the search gate judges, measured by running the plan, ``- divergence_weight * tanh(divergence)``.
-    - **Info** at the end: plan, energy_j, provenance, drop_pp, feasible, evaluations.
+    - **Observation**: ``Box(size,)``, the features of `wattbit.features.FeatureEncoder`: context, shape of
+      the layer, energy ratio and log-sensitivity of each precision, energy committed and still open,
+      predicted drop used so far against the tolerance, previous precision.
+    - **Action**: ``Discrete(precisions)``; `action_masks` says what the layer supports. A masked action
+      raises ValueError: nothing is repaired silently.
+    - **Reward** at a layer: price x share of the reference energy that the choice saves, conversion
+      included.
+    - **Terminal reward**, added to the last: ``-penalty * max(0, drop - tolerance) / tolerance`` with the
+      drop that the search gate judges, measured by running the plan (the ratio counts up to 10),
+      ``- divergence_weight * tanh(divergence)``.
+    - **Info** at the end: plan, energy_j, provenance, drop_pp, feasible, tolerance_pp, evaluations.
 
     Args:
         evaluator: Runs plans on the ``search`` split.
@@ -39,9 +43,13 @@ class LayerPrecisionEnv(gymnasium.Env[Observation, np.int64]):
         price_range: Smallest and largest energy price drawn.
         penalty: Weight of a broken tolerance.
         divergence_weight: Weight of the smooth term that breaks ties between plans of equal drop.
+        render_mode: ``"ansi"`` or None; `render` returns text either way.
+
+    Raises:
+        ConfigError: If a range or a weight makes no sense.
     """
 
-    metadata = {"render_modes": ["ansi"]}  # noqa: RUF012 (gymnasium's own name and type)
+    metadata = {"render_modes": ["ansi"], "render_fps": 1}  # noqa: RUF012 (gymnasium's own name and type)
 
     def __init__(
         self,
@@ -57,6 +65,11 @@ class LayerPrecisionEnv(gymnasium.Env[Observation, np.int64]):
     ) -> None:
         _require_range("tolerance_range_pp", tolerance_range_pp)
         _require_range("price_range", price_range)
+        if not 0 < pp_per_nat < math.inf:
+            raise ConfigError(f"pp_per_nat is {pp_per_nat}, must be a number above 0; 10 is the default")
+        for name, weight in (("penalty", penalty), ("divergence_weight", divergence_weight)):
+            if not 0 <= weight < math.inf:
+                raise ConfigError(f"{name} is {weight}, must be a number of at least 0")
         self.evaluator = evaluator
         self.encoder = FeatureEncoder(evaluator.profile, pp_per_nat)
         self.gate = gate or SearchGate()
@@ -65,11 +78,12 @@ class LayerPrecisionEnv(gymnasium.Env[Observation, np.int64]):
         self._price_range = (price_range[0], price_range[1])
         self._penalty = penalty
         self._divergence_weight = divergence_weight
-        self._reference_j = evaluator.profile.reference_energy_j
+        self._profile = evaluator.profile
+        self._reference_j = self._profile.reference_energy_j
         self._walk = PlanWalk(self.encoder, Context(tolerance_range_pp[1]))
         bound = self.encoder.bound
         self.observation_space = spaces.Box(-bound, bound, (self.encoder.size,), np.float32)
-        self.action_space = spaces.Discrete(len(evaluator.profile.precisions))
+        self.action_space = spaces.Discrete(len(self._profile.precisions))
 
     @property
     def tolerance_range_pp(self) -> tuple[float, float]:
@@ -82,14 +96,20 @@ class LayerPrecisionEnv(gymnasium.Env[Observation, np.int64]):
         """Start an episode; ``options`` may fix ``tolerance_pp`` and ``energy_price``.
 
         Raises:
+            ConfigError: If there is no such option.
             GuardrailError: If a tolerance or a price is not positive.
         """
         super().reset(seed=seed)
         fixed = options or {}
-        tolerance = float(fixed.get("tolerance_pp", self._draw(self._tolerance_range_pp)))
-        price = float(fixed.get("energy_price", self._draw(self._price_range)))
+        unknown = [name for name in fixed if name not in _OPTIONS]
+        if unknown:
+            raise ConfigError(f"reset has no option {unknown[0]!r}; choose from {', '.join(_OPTIONS)}")
+        # Drawn in any case, so that fixing one changes nothing else.
+        tolerance, price = self._draw(self._tolerance_range_pp), self._draw(self._price_range)
+        tolerance = float(fixed.get("tolerance_pp", tolerance))
+        price = float(fixed.get("energy_price", price))
         for name, value in (("tolerance_pp", tolerance), ("energy_price", price)):
-            if not (value > 0 and math.isfinite(value)):
+            if not 0 < value < math.inf:
                 raise GuardrailError(f"{name} is {value}, must be a number above 0")
         self._walk = PlanWalk(self.encoder, Context(tolerance, price))
         return self._walk.observation, {"tolerance_pp": tolerance, "energy_price": price}
@@ -98,14 +118,14 @@ class LayerPrecisionEnv(gymnasium.Env[Observation, np.int64]):
         """Give the next layer the precision at index ``action``.
 
         Raises:
-            ValueError: If the layer does not support it.
+            ValueError: If there is no such action, or the layer does not support it.
+            TypeError: If the action is not a whole number.
             IndexError: If the episode is over.
         """
-        profile, context = self.evaluator.profile, self._walk.context
         layer_index = self._walk.layer_index
-        energy_j = self._walk.assign(int(action))
-        reference_j = profile.layers[layer_index].costs[profile.reference].energy_j
-        reward = context.energy_price * (reference_j - energy_j) / self._reference_j
+        energy_j = self._walk.assign(action)
+        reference_j = self._profile.layers[layer_index].costs[self._profile.reference].energy_j
+        reward = self._walk.context.energy_price * (reference_j - energy_j) / self._reference_j
         if not self._walk.done:
             return self._walk.observation, reward, False, False, {}
         outcome = self.evaluator.evaluate(self._walk.plan)
@@ -113,7 +133,7 @@ class LayerPrecisionEnv(gymnasium.Env[Observation, np.int64]):
         return self._walk.observation, reward, True, False, self._info(outcome)
 
     def action_masks(self) -> Mask:
-        """Which precisions the next layer supports, (precisions,) bool."""
+        """Which precisions the next layer supports, (precisions,) bool; all, once the episode is over."""
         return self._walk.mask
 
     def render(self) -> str:
@@ -127,7 +147,7 @@ class LayerPrecisionEnv(gymnasium.Env[Observation, np.int64]):
 
     def _judged_drop_pp(self, outcome: Outcome) -> float:
         # The reference cannot drop against itself, whatever the size of the split.
-        if outcome.plan == self.evaluator.profile.reference_plan:
+        if outcome.plan == self._profile.reference_plan:
             return 0.0
         return self.gate.bound_pp(outcome.counts)
 
@@ -136,7 +156,7 @@ class LayerPrecisionEnv(gymnasium.Env[Observation, np.int64]):
         return {
             "plan": outcome.plan,
             "energy_j": outcome.energy_j,
-            "provenance": self.evaluator.profile.provenance,
+            "provenance": self._profile.provenance,
             "drop_pp": outcome.drop_pp,
             "feasible": self._judged_drop_pp(outcome) <= tolerance_pp,
             "tolerance_pp": tolerance_pp,
@@ -145,7 +165,8 @@ class LayerPrecisionEnv(gymnasium.Env[Observation, np.int64]):
 
     def _draw(self, limits: tuple[float, float]) -> float:
         low, high = limits
-        return float(math.exp(self.np_random.uniform(math.log(low), math.log(high))))
+        drawn = math.exp(self.np_random.uniform(math.log(low), math.log(high)))
+        return float(min(max(drawn, low), high))
 
 
 def _require_range(name: str, limits: Sequence[float]) -> None:

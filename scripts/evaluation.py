@@ -19,7 +19,7 @@ from agents.results import RESULTS_SCHEMA, FoundPlan, plan_record
 from envs.evaluator import PlanEvaluator
 from scripts.build import build, build_costs, build_model, build_workload, use_threads
 from scripts.entry import group_options
-from scripts.progress import Stages
+from scripts.progress import Stages, make_console
 from scripts.tables import final_table
 from wattbit.batches import batches
 from wattbit.bundle import ControllerBundle, load_bundle
@@ -58,7 +58,7 @@ def evaluate(config: DictConfig) -> None:
             "nothing to evaluate: give bundle=FOLDER, plan=FILE.json, plan=int8, or several of them"
         )
     use_threads(config.threads)
-    console = Console()
+    console = make_console()
     stages = Stages(console)
     with stages.stage("model", "load model and data"):
         subject = _subject(config)

@@ -17,8 +17,16 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+_TABLE_WIDTH = 110
+
 Update = Callable[[int, int, str], None]
 """Called with (done, total, note)."""
+
+
+def make_console() -> Console:
+    """A console as wide as its terminal; in a file or a pipe, wide enough for the tables."""
+    console = Console()
+    return console if console.is_terminal else Console(width=_TABLE_WIDTH)
 
 
 class Stages:

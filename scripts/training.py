@@ -24,7 +24,7 @@ from envs.evaluator import Outcome, PlanEvaluator
 from envs.gate import SearchGate
 from scripts.build import CostFactory, build, build_costs, build_model, build_workload, plain, use_threads
 from scripts.judging import Judged, judge_search
-from scripts.progress import Stages
+from scripts.progress import Stages, make_console
 from scripts.report import write_report
 from scripts.run_folder import RunFolder
 from scripts.signals import stop_on_signals
@@ -52,7 +52,7 @@ def train(config: DictConfig) -> None:
     """Run every stage and leave the results in Hydra's output folder."""
     folder = RunFolder(Path(HydraConfig.get().runtime.output_dir))
     with folder.discarded_on_failure():
-        TrainingRun(config, folder, Console()).run()
+        TrainingRun(config, folder, make_console()).run()
     folder.publish(Path("outputs"))
 
 

@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise, product
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from envs.evaluator import Outcome
+from agents.archive import Journal
+from agents.certification import HeldOut
+from agents.comparison import Comparison
+from agents.limits import StopRule
+from envs.evaluator import Evaluator, Outcome
+from envs.gate import SearchGate
+from wattbit.batches import Inputs, num_samples
+from wattbit.layers import SwitchableModel
 from wattbit.paired import PairedCounts
 from wattbit.plan import PrecisionPlan
 from wattbit.precision import precision
 from wattbit.profile import LayerKind, LayerProfile, LayerShape, ModelProfile, PrecisionCost
+from workloads.workload import Split
 
 PRECISIONS = ("fp32", "bf16", "int8", "int4", "int2")
 ALL = (
@@ -133,12 +146,20 @@ class SyntheticEvaluator:
     double theirs. An additive model sees neither, so a search that runs plans can beat it.
     """
 
-    def __init__(self, profile: ModelProfile, *, samples: int = 1000, pp_per_nat: float = 60.0) -> None:
+    def __init__(
+        self,
+        profile: ModelProfile,
+        *,
+        samples: int = 1000,
+        pp_per_nat: float = 60.0,
+        known: Iterable[Outcome] = (),
+    ) -> None:
         self._profile = profile
         self._samples = samples
         self._pp_per_nat = pp_per_nat
-        self._outcomes: dict[PrecisionPlan, Outcome] = {}
-        self.runs = 0
+        self._outcomes = {outcome.plan: outcome for outcome in known}
+        self.ran: list[PrecisionPlan] = []
+        self.before_run: Callable[[PrecisionPlan], None] = lambda plan: None
 
     @property
     def profile(self) -> ModelProfile:
@@ -153,7 +174,8 @@ class SyntheticEvaluator:
     def evaluate(self, plan: PrecisionPlan) -> Outcome:
         """Run ``plan``, once."""
         if plan not in self._outcomes:
-            self.runs += 1
+            self.before_run(plan)
+            self.ran.append(plan)
             self._outcomes[plan] = self._run(self._profile.require_plan(plan))
         return self._outcomes[plan]
 
@@ -180,3 +202,69 @@ class SyntheticEvaluator:
             counts=PairedCounts(self._samples, lost, 0),
             divergence=divergence,
         )
+
+
+class StubModel:
+    """Answers like a switchable model of two classes: right but for the first ``lost(plan)`` samples."""
+
+    def __init__(self, profile: ModelProfile, lost: Callable[[PrecisionPlan], int]) -> None:
+        self.reference_plan = profile.reference_plan
+        self.lost = lost
+        self.asked: list[PrecisionPlan] = []
+        self.lock = threading.Lock()  # real ones have some, which nothing can copy
+
+    def logits(self, batches: Iterable[Inputs], plan: PrecisionPlan) -> Tensor:
+        """Logits (samples, 2); class 0 is right."""
+        self.asked.append(plan)
+        logits = torch.zeros(sum(num_samples(batch) for batch in batches), 2)
+        logits[:, 0] = 1.0
+        logits[: self.lost(plan), 1] = 2.0
+        return logits
+
+    def as_model(self) -> SwitchableModel:
+        """This stub, for a type checker."""
+        return cast(SwitchableModel, self)
+
+    def held_out(self, samples: int) -> HeldOut:
+        """The stub on a split of ``samples``."""
+        return HeldOut(self.as_model(), make_split(samples), 64)
+
+
+def make_split(samples: int) -> Split:
+    """Samples that are all of class 0."""
+    return Split(torch.zeros(samples, 1), torch.zeros(samples, dtype=torch.int64))
+
+
+class Comparisons:
+    """Makes comparisons in a folder, each going on from the journal that the one before left."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._journals: list[Journal] = []
+
+    def make(self, evaluator: Evaluator, stop: StopRule | None = None, **arguments: Any) -> Comparison:
+        """A comparison on ``evaluator``, with what the journal holds."""
+        self.close()
+        journal = Journal(self.folder / "archive.jsonl")
+        self._journals.append(journal)
+        comparison = Comparison(
+            evaluator=evaluator,
+            reference=evaluator.evaluate(evaluator.profile.reference_plan),
+            gate=SearchGate(),
+            tolerances_pp=(0.5, 1.0, 2.0, 4.0),
+            stop=stop or StopRule(),
+            journal=journal,
+            listener=lambda *report: None,
+            **arguments,
+        )
+        comparison.restore(self.entries(evaluator.profile))
+        return comparison
+
+    def entries(self, profile: ModelProfile) -> list[tuple[Outcome, str]]:
+        """What the journal holds."""
+        return Journal(self.folder / "archive.jsonl").read(profile)
+
+    def close(self) -> None:
+        """Close the journals."""
+        for journal in self._journals:
+            journal.close()

@@ -68,7 +68,7 @@ def test_too_few_samples_are_inconclusive_and_the_judgement_says_how_many_would_
     assert "about 299 would certify" in judgement.reasons[0]
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=40)
 @given(st.integers(50, 3000), st.integers(0, 40), st.integers(0, 40), st.booleans())
 def test_a_plan_passes_if_and_only_if_the_test_accepts(n: int, lost: int, gained: int, strict: bool) -> None:
     lost = min(lost, n // 4)

@@ -105,6 +105,15 @@ def test_the_pareto_front_holds_no_plan_that_another_beats() -> None:
             assert not (cheaper and plan["search_drop_pp"] <= drop)
 
 
+def test_energies_that_span_much_are_drawn_on_a_logarithmic_axis_that_says_so() -> None:
+    (axes,) = draw("pareto", example_results()).axes
+    assert (axes.get_xscale(), axes.get_xlabel().endswith("logarithmic")) == ("log", True)
+    results = example_results()
+    results["archive"] = [plan for plan in results["archive"] if plan["energy_j"] > 4e-7]
+    (axes,) = draw("pareto", results).axes
+    assert (axes.get_xscale(), axes.get_xlim()[0]) == ("linear", 0)
+
+
 def test_plans_outside_the_pareto_figure_are_counted() -> None:
     results = example_results()
     hidden = sum(plan["search_drop_pp"] > 2.5 * max(TOLERANCES) for plan in results["archive"])

@@ -242,6 +242,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _open(path: Path) -> int:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not path.is_file():
+            raise OSError("it is no regular file")
         binary = getattr(os, "O_BINARY", 0)  # Windows would write two bytes for a line break
         return os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | binary, 0o644)
     except OSError as error:

@@ -1,46 +1,64 @@
 """Inputs of any shape a model takes, cut into batches.
 
-A model's inputs are one tensor (``model(x)``), a tuple of tensors (``model(*xs)``) or a dict of tensors
-(``model(**xs)``), each with the samples along its first axis.
+A model's inputs are one tensor (``model(x)``), a tuple (``model(*xs)``) or a dict (``model(**xs)``) of
+tensors with the samples along their first axis. What else is in there, such as flags, None, or a mask that
+all samples share, goes to the model as it is. Tensors may lie in tuples, lists and dicts within.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from wattbit.errors import ModelError
+from wattbit.errors import ConfigError, DataError, ModelError
 
-Inputs = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
+Inputs = Tensor | tuple[Any, ...] | dict[str, Any]
 
 
 def num_samples(inputs: Inputs) -> int:
-    """The number of samples in ``inputs``: the length of the first axis of its tensors."""
-    if isinstance(inputs, Tensor):
-        return len(inputs)
-    tensors = inputs.values() if isinstance(inputs, dict) else inputs
-    return len(next(iter(tensors)))
+    """The number of samples in ``inputs``: the length of the first axis of the first tensor that has one.
+
+    Raises:
+        ModelError: If there is no such tensor.
+    """
+    for tensor in _tensors(inputs):
+        if tensor.ndim:
+            return len(tensor)
+    raise ModelError(
+        f"inputs of type {type(inputs).__name__} hold no tensor with samples, need at least 1; "
+        "give a tensor, or a tuple or dict of tensors, with the samples along the first axis"
+    )
 
 
 def select(inputs: Inputs, index: slice | Tensor) -> Inputs:
-    """The samples of ``inputs`` at ``index``."""
-    return map_tensors(inputs, lambda tensor: tensor[index])
+    """The samples of ``inputs`` at ``index``.
+
+    Raises:
+        ModelError: If ``inputs`` holds no tensor.
+    """
+    samples = num_samples(inputs)
+    return map_tensors(inputs, lambda x: x[index] if x.ndim and len(x) == samples else x)
 
 
 def map_tensors(inputs: Inputs, function: Callable[[Tensor], Tensor]) -> Inputs:
     """Apply ``function`` to every tensor of ``inputs``."""
-    if isinstance(inputs, Tensor):
-        return function(inputs)
-    if isinstance(inputs, dict):
-        return {name: function(tensor) for name, tensor in inputs.items()}
-    return tuple(function(tensor) for tensor in inputs)
+    mapped: Inputs = _map(inputs, function)
+    return mapped
 
 
 def batches(inputs: Inputs, batch_size: int) -> Iterator[Inputs]:
-    """Cut ``inputs`` into batches of at most ``batch_size`` samples, in order."""
+    """Cut ``inputs`` into batches of at most ``batch_size`` samples, in order.
+
+    Raises:
+        ConfigError: If ``batch_size`` is below 1.
+        ModelError: If ``inputs`` holds no tensor.
+    """
+    if batch_size < 1:
+        raise ConfigError(f"batch size {batch_size!r}: must be at least 1; 256 is usual")
     for start in range(0, num_samples(inputs), batch_size):
         yield select(inputs, slice(start, start + batch_size))
 
@@ -54,13 +72,42 @@ def call_model(model: Callable[..., Any], batch: Inputs) -> Any:
     return model(*batch)
 
 
+def inputs_of_call(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Inputs:
+    """The inputs with which `call_model` repeats ``model(*args, **kwargs)``.
+
+    Raises:
+        ModelError: If the call mixes positional and keyword arguments, and ``model.forward`` has parameters
+            that cannot be given by keyword.
+        TypeError: If the arguments do not fit ``model.forward``.
+    """
+    if not kwargs:
+        return args[0] if len(args) == 1 and isinstance(args[0], Tensor) else args
+    if not args:
+        return dict(kwargs)
+    by_keyword: dict[str, Any] = {}
+    signature = inspect.signature(model.forward)
+    for name, value in signature.bind(*args, **kwargs).arguments.items():
+        kind = signature.parameters[name].kind
+        if kind in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.VAR_POSITIONAL):
+            raise ModelError(
+                f"argument {name!r} of the model cannot be given by keyword beside {', '.join(kwargs)}; "
+                "give all arguments by position"
+            )
+        by_keyword |= value if kind is inspect.Parameter.VAR_KEYWORD else {name: value}
+    return by_keyword
+
+
 def logits_of(output: Any) -> Tensor:
-    """The logits in a model's output: the tensor itself, its ``.logits``, or the first element of a tuple.
+    """The logits in a model's output.
+
+    They are the tensor itself, its ``.logits`` or ``["logits"]``, or the first element of a tuple.
 
     Raises:
         ModelError: If there are none.
     """
     logits = getattr(output, "logits", output)
+    if isinstance(logits, dict):
+        logits = logits.get("logits")
     if isinstance(logits, tuple | list) and logits:
         logits = logits[0]
     if not isinstance(logits, Tensor):
@@ -77,6 +124,43 @@ def predict(model: nn.Module | Callable[..., Any], inputs: Inputs, batch_size: i
 
     Returns:
         Logits of shape (samples, classes), float32, on the CPU.
+
+    Raises:
+        DataError: If ``inputs`` holds no sample.
     """
-    parts = [logits_of(call_model(model, batch)).float().cpu() for batch in batches(inputs, batch_size)]
+    return concatenated(call_model(model, batch) for batch in batches(inputs, batch_size))
+
+
+def concatenated(outputs: Iterable[Any]) -> Tensor:
+    """The logits in a model's ``outputs`` for several batches: (samples, classes), float32, on the CPU.
+
+    Raises:
+        DataError: If there is no output.
+        ModelError: If an output holds no logits.
+    """
+    parts = [logits_of(output).float().cpu() for output in outputs]
+    if not parts:
+        raise DataError("0 samples give no logits, need at least 1; check the split")
     return torch.cat(parts)
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict | tuple | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _tensors(item)
+
+
+def _map(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, dict):
+        return {name: _map(item, function) for name, item in value.items()}
+    if isinstance(value, tuple | list):
+        items = [_map(item, function) for item in value]
+        if isinstance(value, list):
+            return items
+        # A named tuple takes its fields one by one.
+        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+    return value

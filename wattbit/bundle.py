@@ -2,6 +2,7 @@
 
 ========================  ==========================================================================
 ``manifest.json``         format version, package versions, device, model fingerprint, SHA-256 of every file
+                          and of the manifest itself
 ``plans.json``            plans with energy, drop, verdict and provenance
 ``profile.json``          the profile the energies come from
 ``calibration.json``      activation ranges, so that a server quantizes as the certificate's data was
@@ -16,16 +17,14 @@ Needs numpy only. Loading verifies every hash before anything is parsed.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
+from wattbit.bundle_files import MANIFEST, json_bytes, parse_json, read_files, write_files
 from wattbit.certificate import Certificate
 from wattbit.energy.meter import Provenance
 from wattbit.errors import BundleError, OutputError, WattbitError
@@ -35,9 +34,10 @@ from wattbit.profile import ModelProfile
 
 BUNDLE_SCHEMA = 1
 
-_MANIFEST = "manifest.json"
 _REQUIRED = ("plans.json", "profile.json", "calibration.json", "certificate.json")
-_OPTIONAL = ("policy.npz", "ppo.zip", "report.html")
+_EXTRA = ("ppo.zip", "report.html")
+_OPTIONAL = ("policy.npz", *_EXTRA)
+_MANIFEST_KEYS = {"model_fingerprint": str, "workload": dict, "versions": dict, "created": str}
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,17 +110,23 @@ def save_bundle(bundle: ControllerBundle, folder: Path, extra: Mapping[str, byte
         extra: Further files by name: ``report.html``, ``ppo.zip``.
 
     Raises:
-        OutputError: If the folder cannot be written.
+        OutputError: If the folder cannot be written, holds something else than a bundle, or a file is extra
+            that no bundle has.
     """
+    unknown = sorted({*(extra or {})} - {*_EXTRA})
+    if unknown:
+        raise OutputError(
+            f"a bundle has no place for {unknown[0]!r}; its extra files are {', '.join(_EXTRA)}"
+        )
     files = {
-        "plans.json": _json({
+        "plans.json": json_bytes({
             "schema": BUNDLE_SCHEMA,
             "plans": [_plan_record(plan) for plan in bundle.plans],
             "compared": [_plan_record(plan) for plan in bundle.compared],
         }),
         "profile.json": bundle.profile.to_json().encode(),
         "calibration.json": bundle.calibration_json.encode(),
-        "certificate.json": _json({
+        "certificate.json": json_bytes({
             "schema": BUNDLE_SCHEMA,
             "certificates": [json.loads(certificate.to_json()) for certificate in bundle.certificates],
         }),
@@ -135,21 +141,8 @@ def save_bundle(bundle: ControllerBundle, folder: Path, extra: Mapping[str, byte
         "provenance": bundle.profile.provenance,
         "model_fingerprint": bundle.model_fingerprint,
         "workload": dict(bundle.workload),
-        "files": {name: hashlib.sha256(data).hexdigest() for name, data in sorted(files.items())},
     }
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-        temporary.chmod(0o755)
-        for name, data in {**files, _MANIFEST: _json(manifest)}.items():
-            (temporary / name).write_bytes(data)
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(temporary, folder)
-    except OSError as error:
-        raise OutputError(
-            f"cannot write bundle {folder}: {error.strerror or error}; free space or choose another folder"
-        ) from None
+    write_files(folder, files, manifest)
 
 
 def load_bundle(folder: Path | str) -> ControllerBundle:
@@ -159,86 +152,63 @@ def load_bundle(folder: Path | str) -> ControllerBundle:
         BundleError: If a file is missing, changed or garbled; the message names it.
     """
     folder = Path(folder)
-    manifest = _read_manifest(folder)
-    files = {name: _read_verified(folder, name, digest) for name, digest in manifest["files"].items()}
+    manifest, files = read_files(folder, BUNDLE_SCHEMA, (*_REQUIRED, *_OPTIONAL))
     missing = [name for name in _REQUIRED if name not in files]
     if missing:
-        raise BundleError(f"{folder / _MANIFEST} lists no {missing[0]}; export the bundle again")
-    plans, compared = _parse(folder, "plans.json", lambda: _plans_from(files))
-    certificates = _parse(folder, "certificate.json", lambda: _certificates_from(files["certificate.json"]))
-    policy = files.get("policy.npz")
+        raise BundleError(f"{folder / MANIFEST} lists no {missing[0]}; export the bundle again")
+    for key, kind in _MANIFEST_KEYS.items():
+        if not isinstance(manifest.get(key), kind):
+            raise BundleError(f"{folder / MANIFEST} lacks a sound {key!r}; export the bundle again")
+    profile = _parse(folder, "profile.json", lambda: ModelProfile.from_json(files["profile.json"].decode()))
+    plans, compared = _parse(folder, "plans.json", lambda: _plans_from(files["plans.json"], profile))
+    fingerprint = manifest["model_fingerprint"]
     return ControllerBundle(
         plans=plans,
         compared=compared,
-        profile=_parse(folder, "profile.json", lambda: _profile_from(files)),
-        calibration_json=files["calibration.json"].decode(),
-        certificates=certificates,
-        policy=None if policy is None else _parse(folder, "policy.npz", lambda: MLPPolicy.from_bytes(policy)),
-        model_fingerprint=manifest["model_fingerprint"],
+        profile=profile,
+        calibration_json=_parse(folder, "calibration.json", files["calibration.json"].decode),
+        certificates=_parse(
+            folder, "certificate.json", lambda: _certificates_from(files["certificate.json"], fingerprint)
+        ),
+        policy=_parse(folder, "policy.npz", lambda: _policy_from(files.get("policy.npz"), profile)),
+        model_fingerprint=fingerprint,
         workload=manifest["workload"],
         versions=manifest["versions"],
         created=manifest["created"],
     )
 
 
-def _profile_from(files: Mapping[str, bytes]) -> ModelProfile:
-    return ModelProfile.from_json(files["profile.json"].decode())
-
-
-def _plans_from(files: Mapping[str, bytes]) -> tuple[tuple[BundledPlan, ...], tuple[BundledPlan, ...]]:
-    data = json.loads(files["plans.json"])
-    layers = _profile_from(files).layer_names
-    plans, compared = (tuple(_plan_from(record, layers) for record in data[key]) for key in ("plans", "compared"))
+def _plans_from(
+    data: bytes, profile: ModelProfile
+) -> tuple[tuple[BundledPlan, ...], tuple[BundledPlan, ...]]:
+    lists = parse_json(data)
+    plans, compared = (
+        tuple(_plan_from(record, profile) for record in lists[key]) for key in ("plans", "compared")
+    )
     return plans, compared
 
 
-def _certificates_from(data: bytes) -> tuple[Certificate, ...]:
-    return tuple(Certificate.from_json(json.dumps(one)) for one in json.loads(data)["certificates"])
+def _certificates_from(data: bytes, fingerprint: str) -> tuple[Certificate, ...]:
+    found = tuple(Certificate.from_json(json.dumps(one)) for one in parse_json(data)["certificates"])
+    for certificate in found:
+        if certificate.model_fingerprint != fingerprint:
+            raise ValueError(
+                f"it is for model {certificate.model_fingerprint[:12]}…, not {fingerprint[:12]}…"
+            )
+    return found
 
 
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    path = folder / _MANIFEST
-    try:
-        manifest = json.loads(path.read_bytes())
-    except OSError as error:
-        raise BundleError(
-            f"cannot read {path}: {error.strerror}; give the bundle folder that train.py wrote"
-        ) from None
-    except ValueError as error:
-        raise BundleError(f"{path} is not valid JSON ({error}); export the bundle again") from None
-    schema = manifest.get("schema") if isinstance(manifest, dict) else None
-    if schema != BUNDLE_SCHEMA:
-        raise BundleError(
-            f"{path} has schema {schema!r}, this version reads {BUNDLE_SCHEMA}; export the bundle again"
-        )
-    wanted = {"files": dict, "model_fingerprint": str, "workload": dict, "versions": dict, "created": str}
-    for key, kind in wanted.items():
-        if not isinstance(manifest.get(key), kind):
-            raise BundleError(f"{path} lacks a sound {key!r}; export the bundle again")
-    return cast(dict[str, Any], manifest)
-
-
-def _read_verified(folder: Path, name: str, digest: str) -> bytes:
-    if name not in (*_REQUIRED, *_OPTIONAL):
-        raise BundleError(f"{folder / _MANIFEST} lists {name!r}, which no bundle has; export the bundle again")
-    path = folder / name
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise BundleError(f"cannot read {path}: {error.strerror}; copy the whole bundle folder again") from None
-    found = hashlib.sha256(data).hexdigest()
-    if found != digest:
-        raise BundleError(
-            f"{path} has SHA-256 {found[:12]}…, the manifest says {str(digest)[:12]}…: the file was changed; "
-            "copy or export the bundle again"
-        )
-    return data
+def _policy_from(data: bytes | None, profile: ModelProfile) -> MLPPolicy | None:
+    policy = None if data is None else MLPPolicy.from_bytes(data)
+    if policy is not None and policy.precisions != profile.precisions:
+        raise ValueError(f"it chooses among {policy.precisions}, the profile has {profile.precisions}")
+    return policy
 
 
 def _parse(folder: Path, name: str, read: Any) -> Any:
     try:
         return read()
-    except (ValueError, KeyError, TypeError, WattbitError) as error:
+    except (AttributeError, LookupError, RecursionError, TypeError, ValueError, WattbitError) as error:
         raise BundleError(f"{folder / name} is garbled ({error}); export the bundle again") from None
 
 
@@ -246,13 +216,16 @@ def _plan_record(plan: BundledPlan) -> dict[str, Any]:
     return {**asdict(plan), "plan": dict(plan.plan), "plan_id": plan.plan.plan_id}
 
 
-def _plan_from(record: Mapping[str, Any], layers: Sequence[str]) -> BundledPlan:
+def _plan_from(record: Mapping[str, Any], profile: ModelProfile) -> BundledPlan:
     fields = {name: value for name, value in record.items() if name != "plan_id"}
-    plan = PrecisionPlan(fields.pop("plan")).require_layers(layers)
+    plan = profile.require_plan(PrecisionPlan(fields.pop("plan")))
     if plan.plan_id != record["plan_id"]:
         raise ValueError(f"plan {record['plan_id']} does not have the layers it says")
-    return BundledPlan(plan=plan, **fields)
-
-
-def _json(data: Any) -> bytes:
-    return (json.dumps(data, indent=1, allow_nan=False) + "\n").encode()
+    found = BundledPlan(plan=plan, **fields)
+    if found.provenance != profile.provenance:
+        raise ValueError(f"plan {plan.plan_id} has {found.provenance!r:.80} energy, not {profile.provenance}")
+    for name in ("tolerance_pp", "energy_j", "latency_ms"):
+        value = getattr(found, name)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0.0 <= value < math.inf:
+            raise ValueError(f"{name} of plan {plan.plan_id} is {value!r:.80}, must be a number, 0 or more")
+    return found

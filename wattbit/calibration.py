@@ -7,12 +7,15 @@ search and the certificate did, without any calibration data.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from wattbit.errors import ModelError, WattbitError
 from wattbit.numerics import AffineQuantizer, activation_quantizer
 from wattbit.precision import Precision
 
@@ -40,26 +43,65 @@ Calibration = Mapping[str, LayerCalibration]
 
 
 class ActivationObserver:
-    """Collects a bounded, evenly spaced sample of a layer's input values over several batches."""
+    """Collects a bounded, evenly spaced sample of a layer's input values over several batches.
 
-    def __init__(self) -> None:
+    Args:
+        layer: The layer's name.
+    """
+
+    def __init__(self, layer: str) -> None:
+        self.layer = layer
         self._samples: list[Tensor] = []
+        self._kept = 0
+        self._thinning = 1
         self._absmax = 0.0
 
     def observe(self, x: Tensor) -> None:
-        """Add the values of ``x`` (any shape)."""
+        """Add the values of ``x`` (any shape).
+
+        Raises:
+            ModelError: If one is NaN or infinite.
+        """
+        if not x.numel():
+            return
         flat = x.detach().reshape(-1).float()
-        self._absmax = max(self._absmax, float(flat.abs().max()))
-        # A stride that is odd does not fall in step with channels or image rows.
-        step = max(1, flat.numel() // _SAMPLES_PER_BATCH) | 1
-        self._samples.append(flat[::step][:_SAMPLES_PER_BATCH].clone())
+        largest = float(flat.abs().max())
+        if not math.isfinite(largest):
+            raise ModelError(
+                f"layer {self.layer!r} reads NaN or infinite activations, allowed are none; "
+                "calibrate on inputs for which the model's activations are finite"
+            )
+        self._absmax = max(self._absmax, largest)
+        self._keep(flat[:: _odd_step(flat.numel(), _SAMPLES_PER_BATCH) * self._thinning].clone())
+
+    def _keep(self, values: Tensor) -> None:
+        self._samples.append(values)
+        self._kept += values.numel()
+        if self._kept > 4 * _SAMPLES_PER_LAYER:
+            # Early batches and those to come are thinned alike, so that all of them count the same.
+            self._samples = [torch.cat(self._samples)[::3].clone()]
+            self._kept = self._samples[0].numel()
+            self._thinning *= 3
 
     def calibrate(self, bits: Iterable[int]) -> LayerCalibration:
-        """Fit the quantizers for each width in ``bits`` to what was observed."""
+        """Fit the quantizers for each width in ``bits`` to what was observed.
+
+        Raises:
+            ModelError: If nothing was observed.
+        """
+        if not self._samples:
+            raise ModelError(
+                f"layer {self.layer!r} ran on 0 calibration samples, needs at least 1; "
+                "calibrate on inputs that reach every layer"
+            )
         sample = torch.cat(self._samples)
-        step = max(1, -(-sample.numel() // _SAMPLES_PER_LAYER))
-        sample = sample[::step]
+        sample = sample[:: _odd_step(sample.numel(), _SAMPLES_PER_LAYER)]
         return LayerCalibration(self._absmax, {b: activation_quantizer(sample, b) for b in bits})
+
+
+def _odd_step(length: int, wanted: int) -> int:
+    """A step that leaves at most ``wanted`` of ``length`` values; odd, so that every channel occurs."""
+    return -(-length // wanted) | 1
 
 
 def integer_widths(precisions: Iterable[Precision]) -> tuple[int, ...]:
@@ -79,16 +121,25 @@ def calibration_from_json(text: str) -> dict[str, LayerCalibration]:
     Raises:
         ValueError: If the text is not such a document.
     """
-    data = json.loads(text)
+    data = json.loads(text, parse_constant=_refuse_constant)
     if not isinstance(data, dict) or data.get("schema") != CALIBRATION_SCHEMA:
         raise ValueError(f"not a calibration of schema {CALIBRATION_SCHEMA}")
     try:
-        return {
-            name: LayerCalibration(
-                absmax=float(layer["absmax"]),
-                affine={int(bits): AffineQuantizer(**quantizer) for bits, quantizer in layer["affine"].items()},
-            )
-            for name, layer in data["layers"].items()
-        }
-    except (AttributeError, KeyError, TypeError) as error:
+        return {name: _layer_from(layer) for name, layer in data["layers"].items()}
+    except (AttributeError, KeyError, TypeError, WattbitError) as error:
         raise ValueError(f"calibration lacks or garbles {error}") from error
+
+
+def _layer_from(layer: Mapping[str, Any]) -> LayerCalibration:
+    absmax = layer["absmax"]
+    if isinstance(absmax, bool) or not isinstance(absmax, int | float) or not 0.0 <= absmax < math.inf:
+        raise ValueError(f"absmax {absmax!r:.80} must be a finite number, 0 or more")
+    affine = {int(bits): AffineQuantizer(**quantizer) for bits, quantizer in layer["affine"].items()}
+    for bits, quantizer in affine.items():
+        if quantizer.bits != bits or not isinstance(quantizer.zero_point, int):
+            raise ValueError(f"quantizer {quantizer} is listed for {bits} bits")
+    return LayerCalibration(float(absmax), affine)
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is no JSON number")

@@ -34,8 +34,8 @@ class PrecisionController:
         for plan in bundle.plans:
             if not any(plan.certified_by(certificate) for certificate in bundle.certificates):
                 raise BundleError(
-                    f"plan {plan.plan.plan_id} for {plan.tolerance_pp:g} pp (verdict {plan.verdict!r}) is passed by no "
-                    "certificate of the bundle; export the bundle again"
+                    f"plan {plan.plan.plan_id} for {plan.tolerance_pp:g} pp (verdict {plan.verdict!r}) "
+                    "is passed by no certificate of the bundle; export the bundle again"
                 )
         self._bundle = bundle
 
@@ -73,7 +73,9 @@ class PrecisionController:
             raise GuardrailError(f"tolerance is {tolerance_pp} pp, must be above 0; 1.0 is the usual choice")
         fitting = [plan for plan in self._bundle.plans if plan.tolerance_pp <= tolerance_pp]
         if not fitting:
-            return Decision(self.reference_plan, None, f"no plan is certified at {tolerance_pp:g} pp or stricter")
+            return Decision(
+                self.reference_plan, None, f"no plan is certified at {tolerance_pp:g} pp or stricter"
+            )
         best = min(fitting, key=lambda plan: plan.energy_j)
         return Decision(best.plan, best, f"cheapest plan certified at {best.tolerance_pp:g} pp")
 
@@ -81,10 +83,16 @@ class PrecisionController:
         """What the learned policy would do at any tolerance: a candidate to certify, not a plan to run.
 
         Raises:
-            BundleError: If the bundle carries no policy.
+            BundleError: If the bundle carries no policy, or one that does not fit its profile.
+            GuardrailError: If the tolerance is not a finite number above 0.
         """
         policy = self._bundle.policy
         if policy is None:
             raise BundleError("the bundle carries no policy.npz; train with agent=ppo and export again")
         encoder = FeatureEncoder(self._bundle.profile, policy.pp_per_nat)
-        return policy.propose(encoder, Context(tolerance_pp))
+        try:
+            return policy.propose(encoder, Context(tolerance_pp))
+        except ValueError as error:
+            raise BundleError(
+                f"policy.npz does not fit profile.json ({error}); export the bundle again"
+            ) from None

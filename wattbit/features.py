@@ -7,12 +7,15 @@ profiles of different networks that offer the same precisions. Needs numpy only.
 from __future__ import annotations
 
 import math
+import operator
 from dataclasses import dataclass, field
-from typing import get_args
+from functools import partial
+from typing import SupportsIndex, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from wattbit.errors import GuardrailError
 from wattbit.plan import PrecisionPlan
 from wattbit.profile import LayerKind, LayerProfile, ModelProfile
 
@@ -39,6 +42,12 @@ _PER_PRECISION = ("supported", "energy_ratio", "sensitivity_log10", "predicted_d
 _BOUND = 5.0
 # Below this divergence (nats) two outputs are alike for every purpose here.
 _SENSITIVITY_FLOOR = 1e-8
+# Smallest decimal logarithm of a predicted drop relative to the tolerance.
+_LOG_DROP_FLOOR = -5.0
+# Where the features are that change during and between episodes.
+_TOLERANCE, _PRICE = 0, 1
+_COMMITTED = len(_CONTEXT) + len(_LAYER)
+_USED = _COMMITTED + 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,15 +57,25 @@ class Context:
     Attributes:
         tolerance_pp: The largest drop allowed, percentage points.
         energy_price: Weight of saved energy in the reward; 1 is the normal price.
+
+    Raises:
+        GuardrailError: If one of them is not a finite number above 0.
     """
 
     tolerance_pp: float
     energy_price: float = 1.0
 
+    def __post_init__(self) -> None:
+        for name, value in (("tolerance", self.tolerance_pp), ("energy price", self.energy_price)):
+            if not 0.0 < value < math.inf:
+                raise GuardrailError(f"{name} is {value}, must be a finite number above 0; 1.0 is usual")
+
 
 @dataclass(frozen=True, slots=True)
 class FeatureEncoder:
     """Turns a profile and the choices so far into observations.
+
+    What does not change from episode to episode is laid out once, so that an observation costs a copy.
 
     Attributes:
         profile: The model's profile.
@@ -65,25 +84,33 @@ class FeatureEncoder:
 
     profile: ModelProfile
     pp_per_nat: float
-    _static: NDArray[np.float64] = field(init=False, repr=False, compare=False)
+    _names: tuple[str, ...] = field(init=False, repr=False, compare=False)
     _reference_j: float = field(init=False, repr=False, compare=False)
+    _masks: NDArray[np.bool_] = field(init=False, repr=False, compare=False)
+    _rows: NDArray[np.float64] = field(init=False, repr=False, compare=False)
+    _log_drops: NDArray[np.float64] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_reference_j", self.profile.reference_energy_j)
-        rows = [self._layer_row(layer) for layer in self.profile.layers]
-        object.__setattr__(self, "_static", np.array(rows))
+        profile = self.profile
+        per_precision = [f"{kind}_{name}" for kind in _PER_PRECISION for name in profile.precisions]
+        previous = [f"previous_{name}" for name in ("none", *profile.precisions)]
+        masks = np.array([[name in layer.costs for name in profile.precisions] for layer in profile.layers])
+        set_field = partial(object.__setattr__, self)
+        set_field("_names", (*_CONTEXT, *_LAYER, *_PROGRESS, *per_precision, *previous))
+        set_field("_reference_j", profile.reference_energy_j)
+        set_field("_masks", masks)
+        set_field("_rows", np.array([self._fixed_row(index) for index in range(len(profile.layers))]))
+        set_field("_log_drops", np.array([self._log_drop(layer) for layer in profile.layers]))
 
     @property
     def names(self) -> tuple[str, ...]:
         """The name of each feature, in order."""
-        per_precision = [f"{kind}_{name}" for kind in _PER_PRECISION for name in self.profile.precisions]
-        previous = [f"previous_{name}" for name in ("none", *self.profile.precisions)]
-        return (*_CONTEXT, *_LAYER, *_PROGRESS, *per_precision, *previous)
+        return self._names
 
     @property
     def size(self) -> int:
         """Length of an observation."""
-        return len(self.names)
+        return len(self._names)
 
     @property
     def bound(self) -> float:
@@ -92,11 +119,16 @@ class FeatureEncoder:
 
     def mask(self, layer_index: int) -> Mask:
         """Which precisions the layer supports, (precisions,) bool."""
-        costs = self.profile.layers[layer_index].costs
-        return np.array([name in costs for name in self.profile.precisions])
+        mask: Mask = self._masks[layer_index].copy()  # torch warns of read-only arrays
+        return mask
 
     def encode(
-        self, layer_index: int, context: Context, committed_j: float, sensitivity_used: float, previous: str | None
+        self,
+        layer_index: int,
+        context: Context,
+        committed_j: float,
+        sensitivity_used: float,
+        previous: str | None,
     ) -> Observation:
         """The observation before the layer at ``layer_index`` gets its precision, (size,) float32.
 
@@ -108,33 +140,29 @@ class FeatureEncoder:
             previous: Precision of the layer before; None for the first.
         """
         names = self.profile.precisions
-        layer = self.profile.layers[layer_index]
-        open_j = sum(
-            later.costs[self.profile.reference].energy_j for later in self.profile.layers[layer_index:]
-        )
-        used = sensitivity_used * self.pp_per_nat / context.tolerance_pp
-        head = (
-            math.log10(context.tolerance_pp),
-            math.log10(context.energy_price),
-            math.log10(self._reference_j) / 3.0 + 2.0,
-        )
-        progress = (committed_j / self._reference_j, open_j / self._reference_j, 2.0 * math.tanh(used / 2.0))
-        costs = [layer.costs.get(name) for name in names]
-        predicted = [
-            math.log10(max(cost.sensitivity * self.pp_per_nat / context.tolerance_pp, 1e-5)) if cost else 0.0
-            for cost in costs
-        ]
-        before = np.zeros(len(names) + 1)
-        before[0 if previous is None else 1 + names.index(previous)] = 1.0
-        row = np.concatenate([head, self._static[layer_index][: len(_LAYER)], progress,
-                              self._static[layer_index][len(_LAYER) :], predicted, before])  # fmt: skip
-        return np.clip(row, -_BOUND, _BOUND).astype(np.float32)
+        row: NDArray[np.float64] = self._rows[layer_index].copy()
+        log_tolerance = math.log10(context.tolerance_pp)
+        row[_TOLERANCE] = log_tolerance
+        row[_PRICE] = math.log10(context.energy_price)
+        row[_COMMITTED] = committed_j / self._reference_j
+        row[_USED] = 2.0 * math.tanh(0.5 * sensitivity_used * self.pp_per_nat / context.tolerance_pp)
+        drops = np.maximum(self._log_drops[layer_index] - log_tolerance, _LOG_DROP_FLOOR)
+        end = len(row) - len(names) - 1
+        row[end - len(names) : end] = np.where(self._masks[layer_index], drops, 0.0)
+        row[end if previous is None else end + 1 + names.index(previous)] = 1.0
+        return np.minimum(np.maximum(row, -_BOUND), _BOUND).astype(np.float32)
 
-    def _layer_row(self, layer: LayerProfile) -> list[float]:
-        shape, layers = layer.shape, self.profile.layers
-        reference_j = layer.costs[self.profile.reference].energy_j
-        row = [float(shape.kind == kind) for kind in _KINDS]
-        row += [
+    def _fixed_row(self, index: int) -> list[float]:
+        """An observation of the layer, zero where it depends on the episode."""
+        profile = self.profile
+        layer, layers = profile.layers[index], profile.layers
+        shape = layer.shape
+        open_j = sum(later.costs[profile.reference].energy_j for later in layers[index:])
+        reference_j = layer.costs[profile.reference].energy_j
+        costs = [layer.costs.get(name) for name in profile.precisions]
+        return [
+            *(0.0, 0.0, math.log10(self._reference_j) / 3.0 + 2.0),
+            *(float(shape.kind == kind) for kind in _KINDS),
             math.log10(shape.macs / sum(other.shape.macs for other in layers)),
             math.log10(shape.weight_elements / sum(other.shape.weight_elements for other in layers)),
             math.log10(shape.in_channels) - 1.5,
@@ -143,12 +171,23 @@ class FeatureEncoder:
             shape.stride - 1.0,
             shape.depth,
             reference_j / self._reference_j,
+            *(0.0, open_j / self._reference_j, 0.0),
+            *(1.0 if cost else 0.0 for cost in costs),
+            *(cost.energy_j / reference_j if cost else 1.0 for cost in costs),
+            *(
+                math.log10(max(cost.sensitivity, _SENSITIVITY_FLOOR)) / 2.0 + 2.0 if cost else 0.0
+                for cost in costs
+            ),
+            *[0.0] * len(costs),
+            *[0.0] * (len(costs) + 1),
         ]
+
+    def _log_drop(self, layer: LayerProfile) -> list[float]:
+        """Decimal logarithm of the drop each precision is expected to cost, percentage points."""
         costs = [layer.costs.get(name) for name in self.profile.precisions]
-        row += [1.0 if cost else 0.0 for cost in costs]
-        row += [cost.energy_j / reference_j if cost else 1.0 for cost in costs]
-        row += [math.log10(max(cost.sensitivity, _SENSITIVITY_FLOOR)) / 2.0 + 2.0 if cost else 0.0 for cost in costs]
-        return row
+        return [
+            math.log10(max(cost.sensitivity * self.pp_per_nat, 1e-300)) if cost else 0.0 for cost in costs
+        ]
 
 
 class PlanWalk:
@@ -197,17 +236,21 @@ class PlanWalk:
             return np.ones(len(self._encoder.profile.precisions), bool)
         return self._encoder.mask(self.layer_index)
 
-    def assign(self, action: int) -> float:
+    def assign(self, action: SupportsIndex) -> float:
         """Give the next layer the precision at index ``action``; returns the energy it costs, joules.
 
         Raises:
             IndexError: If the walk is done.
-            ValueError: If the layer does not support that precision.
+            TypeError: If ``action`` is not a whole number.
+            ValueError: If there is no such action, or the layer does not support that precision.
         """
         if self.done:
             raise IndexError("every layer has its precision already; start a new walk")
         profile, index = self._encoder.profile, self.layer_index
-        name = profile.precisions[action]
+        chosen = operator.index(action)
+        if not 0 <= chosen < len(profile.precisions):
+            raise ValueError(f"action is {chosen}, must be from 0 to {len(profile.precisions) - 1}")
+        name = profile.precisions[chosen]
         cost = profile.layers[index].costs.get(name)
         if cost is None:
             raise ValueError(

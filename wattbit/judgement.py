@@ -23,8 +23,10 @@ from wattbit.paired import PairedCounts
 Verdict = Literal["pass", "fail", "inconclusive"]
 """``pass``: shown to hold; ``fail``: observed to break; ``inconclusive``: too few samples to tell."""
 
-Outcomes = NDArray[np.bool_] | NDArray[np.floating[Any]]
+Outcomes = NDArray[Any]
 """One outcome per sample, shape (samples,): right or wrong as bool, or a score in [0, 1] as float."""
+
+_WORST_FIRST: tuple[Verdict, ...] = ("fail", "inconclusive", "pass")
 
 NOT_TESTED = "not tested: an earlier plan in the fixed sequence did not pass"
 
@@ -116,7 +118,7 @@ def judge(
     parts = [overall, *_judge_classes(reference, plan, labels, guardrail)]
     limits = _judge_limits(guardrail, latency_ms, memory_bytes)
     parts += [] if limits is None else [limits]
-    verdict = next(v for v in ("fail", "inconclusive", "pass") if any(part.verdict == v for part in parts))
+    verdict = next(v for v in _WORST_FIRST if any(part.verdict == v for part in parts))
     needed = [part.needed_samples for part in parts if part.samples]
     return replace(
         overall,

@@ -23,7 +23,9 @@ class ModelledCost:
     figures cover the switchable layers.
     """
 
-    def __init__(self, device_model: DeviceModel, shapes: tuple[LayerShape, ...], batch_size: int = 1) -> None:
+    def __init__(
+        self, device_model: DeviceModel, shapes: tuple[LayerShape, ...], batch_size: int = 1
+    ) -> None:
         self._device_model = device_model
         self._shapes = shapes
         self._batch_size = batch_size
@@ -63,6 +65,7 @@ class _LayerKey:
     """Layers of equal shape share one measurement."""
 
     shape: LayerShape
+    folds_batch_norm: bool
     precision: str
 
 
@@ -70,8 +73,9 @@ class MeteredCost:
     """Costs from a meter around each layer's kernel, on captured activations.
 
     Only what runs natively has a cost: energy of an emulated layer would be energy of the emulation.
-    Conversions happen inside the native kernels, which read and write float32, so they are part of the layers'
-    figures and cost nothing on top.
+    Conversions happen inside the native kernels, which read and write float32, so they are part of the
+    layers' figures and cost nothing on top. A layer is measured on all of its calls. Its figure at a
+    precision is its figure at the reference times a ratio, so that drift in between does not matter.
 
     Args:
         meter: The meter to read.
@@ -82,7 +86,13 @@ class MeteredCost:
     """
 
     def __init__(
-        self, meter: EnergyMeter, model: SwitchableModel, batch: Inputs, *, window_s: float = 0.02, trials: int = 5
+        self,
+        meter: EnergyMeter,
+        model: SwitchableModel,
+        batch: Inputs,
+        *,
+        window_s: float = 0.02,
+        trials: int = 5,
     ) -> None:
         self._meter = meter
         self._model = model
@@ -107,12 +117,13 @@ class MeteredCost:
         """Measured cost for one inference; None if no native kernel runs the layer at ``precision``."""
         if self._model.native_kernel(layer_index, precision.name) is None:
             return None
-        comparison = self._compare(layer_index, precision)
-        return LayerCost(
-            comparison.candidate_j / self._samples,
-            comparison.energy_rel_std,
-            comparison.candidate_s / self._samples * 1e3,
-        )
+        base = self._compare(layer_index, self._model.precisions[0])
+        energy_j, seconds = base.reference_j / self._samples, base.reference_s / self._samples
+        if precision == self._model.precisions[0]:
+            return LayerCost(energy_j, base.energy_rel_std, seconds * 1e3)
+        found = self._compare(layer_index, precision)
+        slower = found.candidate_s / found.reference_s
+        return LayerCost(energy_j * found.energy_ratio, found.energy_rel_std, seconds * slower * 1e3)
 
     def conversion_j(self, source: Precision, target: Precision) -> float:
         """0: native kernels convert inside, and their figures include it."""
@@ -120,26 +131,28 @@ class MeteredCost:
 
     @torch.inference_mode()
     def other(self) -> tuple[float | None, float | None]:
-        """Energy and time of the whole reference model less its switchable layers, not below 0."""
+        """Energy and time of the whole model less its switchable layers; None where noise is all there is."""
         reference = self._model.reference_plan
         run = lambda: self._model.run(self._batch, reference)  # noqa: E731
         whole = compare(self._meter, run, run, window_s=self._window_s, trials=self._trials)
-        layers = [
-            self._compare(index, self._model.precisions[0]) for index in range(len(self._model.shapes))
-        ]
-        energy_j = max(0.0, whole.reference_j - sum(layer.reference_j for layer in layers)) / self._samples
-        seconds = max(0.0, whole.reference_s - sum(layer.reference_s for layer in layers)) / self._samples
-        return energy_j, seconds * 1e3
+        layers = [self._compare(index, self._model.precisions[0]) for index in range(len(self._model.shapes))]
+        energy_j = (whole.reference_j - sum(layer.reference_j for layer in layers)) / self._samples
+        seconds = (whole.reference_s - sum(layer.reference_s for layer in layers)) / self._samples
+        return energy_j if energy_j > 0.0 else None, seconds * 1e3 if seconds > 0.0 else None
 
     @torch.inference_mode()
     def _compare(self, layer_index: int, precision: Precision) -> Comparison:
         shape = replace(self._model.shapes[layer_index], name="", depth=0.0)
-        key = _LayerKey(shape, precision.name)
+        key = _LayerKey(shape, self._model.folds_batch_norm[layer_index], precision.name)
         if key not in self._measured:
-            x = self._inputs[layer_index]
+            inputs = self._inputs[layer_index]
             reference = self._model.layer_callable(layer_index, self._model.precisions[0].name)
             candidate = self._model.layer_callable(layer_index, precision.name)
             self._measured[key] = compare(
-                self._meter, lambda: reference(x), lambda: candidate(x), window_s=self._window_s, trials=self._trials
+                self._meter,
+                lambda: [reference(x) for x in inputs],
+                lambda: [candidate(x) for x in inputs],
+                window_s=self._window_s,
+                trials=self._trials,
             )
         return self._measured[key]

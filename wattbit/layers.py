@@ -1,9 +1,9 @@
 """Switchable layers: a model whose layers change precision between batches, and the way back.
 
 A switchable layer keeps its module, its parameters and its name; only its ``forward`` is replaced while the
-model is attached. Each layer packs a precision once, at first use. Which kernels are in force is one tuple,
-so a switch replaces one reference, whatever the number of layers, and a batch that has begun keeps the
-tuple it began with: switching is atomic between batches, also when several threads run batches.
+model is attached. Which kernels are in force is one tuple, so a switch replaces one reference, whatever the
+number of layers, and a batch that has begun keeps the tuple it began with: switching is atomic between
+batches, also when several threads run batches.
 
 BatchNorm layers that directly follow a convolution are folded into its packed weights. At the reference
 precision the original convolution and the original BatchNorm run, bit for bit.
@@ -11,34 +11,42 @@ precision the original convolution and the original BatchNorm run, bit for bit.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from wattbit.batches import Inputs, call_model, logits_of
-from wattbit.calibration import ActivationObserver, Calibration, LayerCalibration, integer_widths
+from wattbit.batches import Inputs, call_model, concatenated
+from wattbit.calibration import ActivationObserver, Calibration, integer_widths
 from wattbit.discovery import find_layers, foldable, require_finite_weights
-from wattbit.errors import ModelError, PrecisionError
-from wattbit.kernels import LayerWeights, PackedKernel, find_native, pack
 from wattbit.kernels.layer_weights import take_weights
-from wattbit.patching import ForwardPatches
+from wattbit.packing import REFERENCE, Kernels, PackedLayers
+from wattbit.patching import ForwardPatches, original_forward, require_unpatched
 from wattbit.plan import PrecisionPlan
-from wattbit.precision import Precision, parse_precisions, precision
+from wattbit.precision import Precision, parse_precisions
 from wattbit.profile import LayerShape
+from wattbit.running import Batch, RunningBatches, Watch
 
-Kernels = tuple[PackedKernel | None, ...]
-"""One kernel per switchable layer; None runs the original module."""
+__all__ = ["REFERENCE", "SwitchableModel"]
 
-REFERENCE = "fp32"
+
+@dataclass(frozen=True, slots=True)
+class _Active:
+    """A plan and its kernels, replaced together."""
+
+    plan: PrecisionPlan
+    kernels: Kernels
 
 
 class SwitchableModel:
     """A model whose layers can run at any of ``precisions``, switched between batches.
+
+    While attached, ``model(x)`` itself runs under the active plan, and a deep copy of the model is an
+    ordinary model at the reference.
 
     Args:
         model: The model; its parameters are never changed. Put in eval mode while attached.
@@ -47,41 +55,35 @@ class SwitchableModel:
         native: Use native kernels where the device has them; False emulates everything.
 
     Raises:
-        ModelError: If a weight is NaN or infinite, or no layer can switch.
+        ModelError: If a weight is NaN or infinite, no layer can switch, or the model is attached already.
         PrecisionError: If a precision is unknown.
     """
 
     def __init__(
         self, model: nn.Module, example: Inputs, precisions: Iterable[str], *, native: bool = True
     ) -> None:
+        if isinstance(precisions, str):
+            precisions = (precisions,)
+        self._precisions = parse_precisions(dict.fromkeys([REFERENCE, *precisions]))
+        require_unpatched(model)
         require_finite_weights(model)
-        names = list(dict.fromkeys([REFERENCE, *precisions]))
-        self._precisions = parse_precisions(names)
         self._model = model
-        self._native = native
-        self._calibration: Calibration = {}
-        self._variants: dict[tuple[int, str], PackedKernel] = {}
-        self._assignments: dict[PrecisionPlan, Kernels] = {}
-        self._pack_lock = threading.Lock()
-        self._local = threading.local()
         self._was_training = [module for module in model.modules() if module.training]
+        self._patches = ForwardPatches()
+        self._batches = RunningBatches()
         model.eval()
         try:
             self._found = foldable(model, example, find_layers(model, example))
+            self._shapes = tuple(found.shape for found in self._found)
+            with torch.inference_mode(False):
+                weights = {f.shape.name: take_weights(f.module, f.batch_norm) for f in self._found}
+            self._packed = PackedLayers(weights, self._precisions, native=native)
+            self._reference = _Active(PrecisionPlan.uniform(list(weights), REFERENCE), (None,) * len(weights))
+            self._active = self._reference
+            self._attach()
         except BaseException:
-            self._restore_training()
+            self._give_back()
             raise
-        self._shapes = tuple(found.shape for found in self._found)
-        self._weights: tuple[LayerWeights, ...] = tuple(
-            take_weights(found.module, found.batch_norm) for found in self._found
-        )
-        self._reference: Kernels = (None,) * len(self._found)
-        self._active = self._reference
-        self._active_plan = self.reference_plan
-        self._patches = ForwardPatches()
-        self._observers: dict[int, ActivationObserver] = {}
-        self._capture: dict[int, Tensor] | None = None
-        self._attach()
 
     # --- what it is -------------------------------------------------------------------------------------
 
@@ -106,69 +108,61 @@ class SwitchableModel:
         return self._precisions
 
     @property
+    def folds_batch_norm(self) -> tuple[bool, ...]:
+        """Whether a BatchNorm is part of each switchable layer, in execution order."""
+        return tuple(found.batch_norm is not None for found in self._found)
+
+    @property
     def reference_plan(self) -> PrecisionPlan:
         """The plan that runs every layer at the reference precision."""
-        return PrecisionPlan.uniform(self.layer_names, REFERENCE)
+        return self._reference.plan
 
     @property
     def active_plan(self) -> PrecisionPlan:
         """The plan that the next batch runs under."""
-        return self._active_plan
+        return self._active.plan
 
     @property
     def calibration(self) -> Calibration:
         """Calibrated input ranges by layer name; empty before `calibrate` or `load_calibration`."""
-        return self._calibration
+        return self._packed.calibration
 
     def native_kernel(self, layer_index: int, name: str) -> str | None:
         """Name of the native kernel that runs a layer at a precision; None if it is emulated.
 
         The reference precision always runs natively: it is the model itself.
+
+        Raises:
+            PrecisionError: If there is no such precision.
         """
-        if name == REFERENCE:
-            return "torch"
-        kernel = find_native(self._weights[layer_index], precision(name)) if self._native else None
-        return kernel.name if kernel else None
+        return self._packed.native_kernel(layer_index, name)
 
     # --- calibration ------------------------------------------------------------------------------------
 
     @torch.inference_mode()
     def calibrate(self, batches: Iterable[Inputs]) -> Calibration:
-        """Run ``batches`` at the reference and fit the activation quantizers to what each layer reads.
+        """Run ``batches`` at the reference and fit activation quantizers to what each layer reads.
 
         Raises:
-            ModelError: If there is no batch, or an activation is NaN or infinite.
+            ModelError: If a layer ran on no sample, or read an activation that is NaN or infinite.
         """
-        self._observers = {index: ActivationObserver() for index in range(len(self._found))}
-        seen = 0
-        try:
-            for batch in batches:
-                self.run(batch, self.reference_plan)
-                seen += 1
-            if not seen:
-                raise ModelError("calibration saw 0 batches, needs at least 1; give it some calibrate samples")
-            widths = integer_widths(self._precisions)
-            calibration = {
-                self._shapes[index].name: observer.calibrate(widths) for index, observer in self._observers.items()
-            }
-        finally:
-            self._observers = {}
+        observers = [ActivationObserver(shape.name) for shape in self._shapes]
+        watched = Batch(self._reference.kernels, lambda index, x: observers[index].observe(x))
+        for batch in batches:
+            self._run(batch, watched)
+        widths = integer_widths(self._precisions)
+        calibration = {observer.layer: observer.calibrate(widths) for observer in observers}
         self.load_calibration(calibration)
         return calibration
 
     def load_calibration(self, calibration: Calibration) -> None:
-        """Use a calibration made earlier, as a bundle brings it; packed kernels are dropped.
+        """Use a calibration made earlier, as a bundle brings it; what is packed is packed again.
 
         Raises:
-            ModelError: If it lacks one of the layers.
+            ModelError: If it lacks one of the layers, or ranges that a precision on offer needs.
         """
-        missing = [name for name in self.layer_names if name not in calibration]
-        if missing:
-            raise ModelError(f"calibration lacks layer {missing[0]!r}: calibrate this model again")
-        self._calibration = dict(calibration)
-        with self._pack_lock:
-            self._variants.clear()
-            self._assignments.clear()
+        self._packed.load(calibration)
+        self.switch(self.active_plan)
 
     # --- switching and running --------------------------------------------------------------------------
 
@@ -180,70 +174,69 @@ class SwitchableModel:
             PrecisionError: If it uses a precision that is not on offer.
             ModelError: If the model was not calibrated.
         """
-        kernels = self._assignments.get(plan)
-        if kernels is None:
-            ordered = plan.require_layers(self.layer_names)
-            with self._pack_lock:
-                kernels = tuple(self._variant(index, name) for index, name in enumerate(ordered.values()))
-                self._assignments[plan] = kernels
-        return kernels
+        return self._packed.kernels(plan)
 
     def switch(self, plan: PrecisionPlan) -> None:
-        """Run every batch that begins from now on under ``plan``."""
-        kernels = self.prepare(plan)
-        self._active, self._active_plan = kernels, plan
+        """Run every batch that begins from now on under ``plan``; raises as `prepare` does."""
+        self._active = _Active(plan, self.prepare(plan))
 
     def run(self, batch: Inputs, plan: PrecisionPlan | None = None) -> Any:
         """Run one batch under ``plan`` (None: the active plan) and return what the model returns.
 
         The plan holds for this call in this thread only: shadow runs need no switch.
+
+        Raises:
+            ModelError: If the model is detached; further as `prepare`.
         """
-        self._local.kernels = self._active if plan is None else self.prepare(plan)
-        try:
-            return call_model(self._model, batch)
-        finally:
-            self._local.kernels = None
+        return self._run(batch, Batch(self._active.kernels if plan is None else self.prepare(plan)))
 
     @torch.inference_mode()
     def logits(self, batches: Iterable[Inputs], plan: PrecisionPlan | None = None) -> Tensor:
-        """Logits of shape (samples, classes), float32, on the CPU, of all ``batches`` under ``plan``."""
-        return torch.cat([logits_of(self.run(batch, plan)).float().cpu() for batch in batches])
+        """Logits of shape (samples, classes), float32, on the CPU, of all ``batches`` under ``plan``.
+
+        Raises:
+            DataError: If there is no batch; further as `run`.
+        """
+        return concatenated(self.run(batch, plan) for batch in batches)
 
     @torch.inference_mode()
-    def layer_inputs(self, batch: Inputs) -> tuple[Tensor, ...]:
-        """Each switchable layer's input activations when ``batch`` runs at the reference (its last call)."""
-        self._capture = {}
-        try:
-            self.run(batch, self.reference_plan)
-            return tuple(self._capture[index] for index in range(len(self._found)))
-        finally:
-            self._capture = None
+    def layer_inputs(self, batch: Inputs) -> tuple[tuple[Tensor, ...], ...]:
+        """What each switchable layer reads, call by call, when ``batch`` runs at the reference."""
+        captured: list[list[Tensor]] = [[] for _ in self._shapes]
+        # Copied, because layers that work in place may write into them later.
+        watch: Watch = lambda index, x: captured[index].append(x.clone())  # noqa: E731
+        self._run(batch, Batch(self._reference.kernels, watch))
+        return tuple(map(tuple, captured))
 
     def layer_callable(self, layer_index: int, name: str) -> Callable[[Tensor], Tensor]:
-        """One layer at one precision by itself: its folded BatchNorm is part of it at every precision."""
-        found = self._found[layer_index]
+        """One layer at one precision by itself: its folded BatchNorm is part of it at every precision.
+
+        Raises:
+            PrecisionError: If the precision is not on offer.
+            ModelError: If the model was not calibrated.
+        """
         if name != REFERENCE:
-            plan = self.reference_plan.replace(**{self.layer_names[layer_index]: name})
-            return cast(PackedKernel, self.prepare(plan)[layer_index]).run
-
-        def run_reference(x: Tensor) -> Tensor:
-            y: Tensor = found.module(x)
-            return y if found.batch_norm is None else cast(Tensor, found.batch_norm(y))
-
-        return run_reference
+            return self._packed.kernel(layer_index, name).run
+        found = self._found[layer_index]
+        layer = original_forward(found.module)
+        if found.batch_norm is None:
+            return layer
+        norm = original_forward(found.batch_norm)
+        return lambda x: norm(layer(x))
 
     # --- attaching and detaching ------------------------------------------------------------------------
 
-    def _attach(self) -> None:
-        for index, found in enumerate(self._found):
-            self._patches.replace(found.module, partial(self._layer_forward, index))
-            if found.batch_norm is not None:
-                self._patches.replace(found.batch_norm, partial(self._batch_norm_forward, index))
-
     def detach(self) -> None:
-        """Give the model back as it was, bit for bit: forwards and training flags."""
-        self._patches.undo()
-        self._restore_training()
+        """Give the model back as it was, bit for bit: forwards and training flags.
+
+        Waits for batches that other threads have begun; none can begin after it.
+
+        Raises:
+            ModelError: If it is called from inside a batch of this model.
+        """
+        with self._batches.stopped():
+            self._give_back()
+        self._packed.drop()
 
     def __enter__(self) -> Self:
         return self
@@ -255,45 +248,47 @@ class SwitchableModel:
 
     # --- inside -----------------------------------------------------------------------------------------
 
-    def _restore_training(self) -> None:
+    def _run(self, batch: Inputs, held: Batch) -> Any:
+        with self._batches.holding(held):
+            return call_model(self._model, batch)
+
+    def _held(self) -> Batch:
+        # Without a batch, a part of the model was called by itself.
+        return self._batches.held or Batch(self._active.kernels)
+
+    def _attach(self) -> None:
+        for index, found in enumerate(self._found):
+            self._patches.replace(found.module, partial(self._layer_forward, index))
+            if found.batch_norm is not None:
+                self._patches.replace(found.batch_norm, partial(self._norm_forward, index))
+        self._patches.replace(self._model, self._model_forward)
+
+    def _give_back(self) -> None:
+        self._patches.undo()
         while self._was_training:
             self._was_training.pop().training = True
 
-    def _kernels(self) -> Kernels:
-        return getattr(self._local, "kernels", None) or self._active
+    def _model_forward(self, original: Any) -> Any:
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            if self._batches.held is not None:
+                return original(*args, **kwargs)
+            with self._batches.holding(Batch(self._active.kernels), or_after_stop=True):
+                return original(*args, **kwargs)
+
+        return forward
 
     def _layer_forward(self, index: int, original: Any) -> Any:
-        def forward(x: Tensor) -> Any:
-            if self._observers:
-                self._observers[index].observe(x)
-            if self._capture is not None:
-                self._capture[index] = x
-            packed = self._kernels()[index]
-            return original(x) if packed is None else packed.run(x)
+        def forward(input: Tensor) -> Any:  # noqa: A002 - callers may give it by this name
+            held = self._held()
+            if held.watch is not None:
+                held.watch(index, input)
+            packed = held.kernels[index]
+            return original(input) if packed is None else packed.run(input)
 
         return forward
 
-    def _batch_norm_forward(self, index: int, original: Any) -> Any:
-        def forward(x: Tensor) -> Any:
-            return original(x) if self._kernels()[index] is None else x
+    def _norm_forward(self, index: int, original: Any) -> Any:
+        def forward(input: Tensor) -> Any:  # noqa: A002
+            return original(input) if self._held().kernels[index] is None else input
 
         return forward
-
-    def _variant(self, index: int, name: str) -> PackedKernel | None:
-        if name == REFERENCE:
-            return None
-        if (index, name) not in self._variants:
-            wanted = precision(name)
-            if wanted not in self._precisions:
-                offered = ", ".join(p.name for p in self._precisions)
-                raise PrecisionError(f"precision {name!r} is not on offer for this model; it has {offered}")
-            self._variants[index, name] = pack(
-                self._weights[index], wanted, self._calibrated(index), native=self._native
-            )
-        return self._variants[index, name]
-
-    def _calibrated(self, index: int) -> LayerCalibration:
-        try:
-            return self._calibration[self._shapes[index].name]
-        except KeyError:
-            raise ModelError("the model is not calibrated: call calibrate() with some batches first") from None

@@ -81,7 +81,7 @@ class EProcess:
         in_play = float(np.logaddexp.reduce(self._log_stakes)) + self._log_mean
         if not self._held_back:
             return in_play
-        idle = math.log(self._held_back * _RELEASE / (self._observations + _RELEASE))
+        idle = math.log(self._held_back) + math.log(_RELEASE / (self._observations + _RELEASE))
         return float(np.logaddexp(in_play, idle))
 
     @property
@@ -106,7 +106,7 @@ class EProcess:
         if self._held_back:
             # What is put in play now: the share held back falls from 1000/(t+1000) to 1000/(t+1001).
             t = self._observations + _RELEASE
-            stake = math.log(self._held_back * _RELEASE / (t * (t + 1.0)))
+            stake = math.log(self._held_back) + math.log(_RELEASE / (t * (t + 1.0)))
             np.logaddexp(self._log_stakes, stake, out=self._log_stakes)
         self._log_stakes += np.log1p(self._lambdas * (x - self._limit))
         self._observations += 1

@@ -6,9 +6,9 @@ bounds. Scores that are not right or wrong are bounded in `wattbit.betting`. Nee
 
 The score statistic is asymptotic. Where a plan loses few samples and repairs none (c = 0), it errs on the
 wrong side: enumerating all outcomes finds plans whose drop is exactly the margin accepted with probability
-up to 0.070 at a nominal 0.05, and 0.19 at a nominal 0.10. `accepts` therefore also asks for the exact
+up to 0.070 at a nominal 0.05, and 0.195 at a nominal 0.10. `accepts` therefore also asks for the exact
 binomial test of net losses, ``P(Bin(n, margin) <= b - c) <= alpha``, which is the exact test for c = 0 and
-seldom binds elsewhere. Together they accept with probability at most 0.055 at a nominal 0.05 (0.12 at 0.10)
+seldom binds elsewhere. Together they accept with probability at most 0.055 at a nominal 0.05 (0.123 at 0.10)
 over margins from 0.2 to 10 percentage points, and 0.054 up to 2 percentage points.
 """
 

@@ -2,12 +2,47 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
-from typing import Any
+from types import MethodType
+from typing import Any, NoReturn
 
 from torch import nn
 
+from wattbit.errors import ModelError
+
 _ABSENT = object()
+
+
+class PatchedForward:
+    """What stands in for a module's ``forward`` while it is replaced.
+
+    A deep copy of its module gets a forward of its own, as it was before; otherwise the copy would run the
+    weights of the module it was copied from.
+    """
+
+    __slots__ = ("__wrapped__", "_before", "_call", "_module")
+
+    def __init__(self, module: nn.Module, before: Any, call: Callable[..., Any]) -> None:
+        self._module = module
+        self._before = before
+        self._call = call
+        # By this name `inspect.signature` finds the parameters of the forward that was replaced.
+        self.__wrapped__ = module.forward
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the replacement."""
+        return self._call(*args, **kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        if self._before is not _ABSENT:
+            return copy.deepcopy(self._before, memo)
+        return MethodType(type(self._module).forward, copy.deepcopy(self._module, memo))
+
+    def __reduce__(self) -> NoReturn:
+        raise ModelError(
+            "the model cannot be pickled while it is attached; detach it first, or save its state_dict"
+        )
 
 
 class ForwardPatches:
@@ -18,8 +53,9 @@ class ForwardPatches:
 
     def replace(self, module: nn.Module, make: Callable[[Any], Any]) -> None:
         """Replace ``module.forward`` by ``make(module.forward)``."""
-        self._patched.append((module, module.__dict__.get("forward", _ABSENT)))
-        module.forward = make(module.forward)
+        before = module.__dict__.get("forward", _ABSENT)
+        module.forward = PatchedForward(module, before, make(module.forward))
+        self._patched.append((module, before))
 
     def undo(self) -> None:
         """Put every replaced forward back."""
@@ -30,3 +66,21 @@ class ForwardPatches:
                 del module.forward
             else:
                 module.forward = before
+
+
+def original_forward(module: nn.Module) -> Callable[..., Any]:
+    """The forward that ``module`` has when it is not attached."""
+    forward: Callable[..., Any] = module.forward
+    return forward.__wrapped__ if isinstance(forward, PatchedForward) else forward
+
+
+def require_unpatched(model: nn.Module) -> None:
+    """Refuse a model that is attached already.
+
+    Raises:
+        ModelError: Naming the module whose ``forward`` is replaced.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module.__dict__.get("forward"), PatchedForward):
+            part = f"module {name!r} of the model" if name else "the model"
+            raise ModelError(f"{part} is attached already; detach or close what holds it first")

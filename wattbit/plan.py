@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -30,11 +31,15 @@ class PrecisionPlan(Mapping[str, str]):
     __slots__ = ("_hash", "_precisions")
 
     def __init__(self, precisions: Mapping[str, str]) -> None:
+        if not isinstance(precisions, Mapping):
+            raise PlanError(
+                f"a plan maps layers to precisions, got a {type(precisions).__name__}; give a map"
+            )
         if not precisions:
             raise PlanError("a plan needs at least one layer, got none")
         for layer, name in precisions.items():
             if not isinstance(layer, str) or not layer:
-                raise PlanError(f"layer name {layer!r} in plan: must be a non-empty string")
+                raise PlanError(f"layer name {layer!r:.80} in plan: must be a non-empty string")
             precision(name)
         self._precisions = dict(precisions)
         self._hash = hash(frozenset(self._precisions.items()))
@@ -44,7 +49,7 @@ class PrecisionPlan(Mapping[str, str]):
         """The plan that runs every one of ``layers`` at precision ``name``."""
         return cls(dict.fromkeys(layers, name))
 
-    def replace(self, **precisions: str) -> PrecisionPlan:
+    def replace(self, /, **precisions: str) -> PrecisionPlan:
         """A copy with some layers changed; for names with dots use ``replace(**{"a.b": "int8"})``.
 
         Raises:
@@ -52,7 +57,7 @@ class PrecisionPlan(Mapping[str, str]):
         """
         for layer in precisions:
             if layer not in self._precisions:
-                raise PlanError(f"layer {layer!r} is not in this plan; its layers: {_some(list(self))}")
+                raise PlanError(f"layer {layer!r:.80} is not in this plan; its layers: {_some(list(self))}")
         return PrecisionPlan({**self._precisions, **precisions})
 
     def __getitem__(self, layer: str) -> str:
@@ -82,7 +87,7 @@ class PrecisionPlan(Mapping[str, str]):
     def plan_id(self) -> str:
         """The first 16 hex digits of the SHA-256 of the plan's canonical JSON (keys sorted, no blanks)."""
         canonical = json.dumps(self._precisions, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+        return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
     def changed_layers(self, other: PrecisionPlan) -> tuple[str, ...]:
         """The layers whose precision differs between this plan and ``other``."""
@@ -94,11 +99,12 @@ class PrecisionPlan(Mapping[str, str]):
         Raises:
             PlanError: If the plan names a layer that is not in ``layers``, or leaves one out.
         """
-        unknown = [layer for layer in self if layer not in set(layers)]
+        known = set(layers)
+        unknown = [layer for layer in self if layer not in known]
         missing = [layer for layer in layers if layer not in self._precisions]
         if unknown:
             raise PlanError(
-                f"plan names layer {unknown[0]!r}, which the model does not have; its layers: {_some(layers)}"
+                f"plan names layer {unknown[0]!r:.80}, which the model lacks; its layers: {_some(layers)}"
             )
         if missing:
             raise PlanError(
@@ -132,7 +138,9 @@ class PrecisionPlan(Mapping[str, str]):
             raise PlanError(f"plan is a JSON {type(data).__name__}; write {{layer: precision}} or one name")
         if "precisions" in data:
             if data.get("schema", PLAN_SCHEMA) != PLAN_SCHEMA:
-                raise PlanError(f"plan schema {data['schema']!r} is not {PLAN_SCHEMA}; export the plan again")
+                raise PlanError(
+                    f"plan schema {data['schema']!r:.80} is not {PLAN_SCHEMA}; export the plan again"
+                )
             data = data["precisions"]
             if not isinstance(data, dict):
                 raise PlanError(f"'precisions' is a JSON {type(data).__name__}; write {{layer: precision}}")
@@ -155,9 +163,8 @@ class PrecisionPlan(Mapping[str, str]):
 def _refuse_doubles(pairs: list[tuple[str, object]]) -> dict[str, object]:
     data = dict(pairs)
     if len(data) != len(pairs):
-        names = [name for name, _ in pairs]
-        doubled = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"{doubled!r} is given twice")
+        [(doubled, _)] = Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"{doubled!r:.80} is given twice")
     return data
 
 

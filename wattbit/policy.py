@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import math
+import struct
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +18,12 @@ from wattbit.features import Context, FeatureEncoder, Mask, Observation, PlanWal
 from wattbit.plan import PrecisionPlan
 
 POLICY_SCHEMA = 1
+
+# What numpy and zipfile raise on files that are no archives of arrays.
+_BROKEN = (
+    ArithmeticError, AttributeError, EOFError, LookupError, MemoryError, NotImplementedError, OSError,
+    RuntimeError, SyntaxError, TypeError, struct.error, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +46,14 @@ class MLPPolicy:
         widths = [self.weights[0].shape[1]] if self.weights else []
         for weight, bias in zip(self.weights, self.biases, strict=True):
             if weight.ndim != 2 or weight.shape[1] != widths[-1] or bias.shape != (weight.shape[0],):
-                raise ValueError(f"policy layer of shape {weight.shape} does not follow a width of {widths[-1]}")
+                raise ValueError(
+                    f"policy layer of shape {weight.shape} does not follow a width of {widths[-1]}"
+                )
             if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
                 raise ValueError("policy holds NaN or infinite weights")
             widths.append(weight.shape[0])
+        if not math.isfinite(self.pp_per_nat) or self.pp_per_nat < 0.0:
+            raise ValueError(f"policy has pp_per_nat {self.pp_per_nat}, must be a finite number, 0 or more")
         if not widths or widths[-1] != len(self.precisions):
             raise ValueError(f"policy must end in {len(self.precisions)} logits, one per precision")
 
@@ -58,14 +71,20 @@ class MLPPolicy:
         return y
 
     def act(self, observation: Observation, mask: Mask) -> int:
-        """The most probable action among those that ``mask`` allows."""
+        """The most probable action among those that ``mask`` allows.
+
+        Raises:
+            ValueError: If it allows none.
+        """
+        if not mask.any():
+            raise ValueError("the mask allows 0 actions, needs at least 1")
         return int(np.where(mask, self.logits(observation), -np.inf).argmax())
 
     def propose(self, encoder: FeatureEncoder, context: Context) -> PrecisionPlan:
         """The plan that the most probable actions lead to. A proposal: nothing has certified it.
 
         Raises:
-            ValueError: If the encoder's profile has other precisions or features than the policy was trained on.
+            ValueError: If the encoder's profile has other precisions or features than the policy knows.
         """
         if encoder.profile.precisions != self.precisions or encoder.size != self.observation_size:
             raise ValueError(
@@ -107,8 +126,8 @@ class MLPPolicy:
                 precisions=tuple(str(name) for name in arrays["precisions"]),
                 pp_per_nat=float(arrays["pp_per_nat"]),
             )
-        except (KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
-            raise ValueError(f"not a policy file: {error}") from error
+        except _BROKEN as error:
+            raise ValueError(f"not a policy file: {error!r:.200}") from error
 
 
 def _write_npz(arrays: Mapping[str, NDArray[Any]]) -> bytes:

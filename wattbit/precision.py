@@ -96,7 +96,9 @@ def precision(name: str) -> Precision:
     except (KeyError, TypeError):
         close = difflib.get_close_matches(str(name), PRECISIONS, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
-        raise PrecisionError(f"unknown precision {name!r}: {hint}choose from {', '.join(PRECISIONS)}") from None
+        raise PrecisionError(
+            f"unknown precision {name!r:.80}: {hint}choose from {', '.join(PRECISIONS)}"
+        ) from None
 
 
 def parse_precisions(names: Iterable[str]) -> tuple[Precision, ...]:
@@ -105,6 +107,8 @@ def parse_precisions(names: Iterable[str]) -> tuple[Precision, ...]:
     Raises:
         PrecisionError: If a name is unknown or given twice, or none is given.
     """
+    if isinstance(names, str):
+        raise PrecisionError(f"precisions are {names!r:.80}, one text; give a list of names: [{names:.80}]")
     chosen = tuple(precision(name) for name in names)
     if not chosen:
         raise PrecisionError(f"no precision given: choose at least one from {', '.join(PRECISIONS)}")

@@ -14,12 +14,13 @@ that cannot switch cost; it is None where it is not known, and then figures cove
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, cast
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, cast, get_args
 
 from wattbit.energy.meter import Provenance
-from wattbit.errors import PlanError
+from wattbit.errors import PlanError, WattbitError
 from wattbit.plan import PrecisionPlan
 from wattbit.precision import precision
 
@@ -67,11 +68,11 @@ class PrecisionCost:
 
     Attributes:
         energy_j: Energy per inference (one sample), joules.
-        energy_rel_std: Relative standard deviation of ``energy_j`` over trials; None where nothing was measured.
+        energy_rel_std: Relative standard deviation of ``energy_j`` over trials; None if nothing was measured.
         latency_ms: Time per inference, milliseconds.
         memory_bytes: Size of the stored weights, scales included.
-        sensitivity: Mean Kullback-Leibler divergence (nats) of the model's output from the reference output when
-            only this layer runs at this precision.
+        sensitivity: Mean Kullback-Leibler divergence (nats) of the model's output from the reference output
+            when only this layer runs at this precision.
         sensitivity_std: Standard error of ``sensitivity`` over samples.
         native: True if a native kernel runs it, False if it is emulated.
     """
@@ -162,18 +163,18 @@ class ModelProfile:
         return plan
 
     def step_energy_j(self, layer_index: int, name: str, previous: str | None) -> float:
-        """Energy of one layer at precision ``name`` after a layer at ``previous``, conversion included, joules."""
+        """Energy of one layer at ``name`` after a layer at ``previous``, conversion included, joules."""
         layer = self.layers[layer_index]
         return layer.costs[name].energy_j + self.conversion_energy_j(layer_index, name, previous)
 
     def conversion_energy_j(self, layer_index: int, name: str, previous: str | None) -> float:
-        """Energy to convert the layer's input from ``previous`` (None: the model's input) to ``name``, joules."""
+        """Energy to convert the layer's input from ``previous`` (None: the model's input), joules."""
         source = self.reference if previous is None else previous
         per_element = self.conversion_j.get(f"{source}->{name}", 0.0)
         return per_element * self.layers[layer_index].shape.input_elements
 
     def plan_energy_j(self, plan: PrecisionPlan) -> float:
-        """Energy per inference of ``plan`` by the additive model, joules."""
+        """Energy per inference of ``plan``, which `require_plan` accepts, by the additive model, joules."""
         total = self.other_energy_j or 0.0
         previous: str | None = None
         for index, layer in enumerate(self.layers):
@@ -183,14 +184,16 @@ class ModelProfile:
 
     def plan_latency_ms(self, plan: PrecisionPlan) -> float:
         """Time per inference of ``plan`` by the additive model, milliseconds."""
-        return (self.other_latency_ms or 0.0) + sum(layer.costs[plan[layer.name]].latency_ms for layer in self.layers)
+        return (self.other_latency_ms or 0.0) + sum(
+            layer.costs[plan[layer.name]].latency_ms for layer in self.layers
+        )
 
     def plan_memory_bytes(self, plan: PrecisionPlan) -> int:
         """Size of the switchable layers' stored weights under ``plan``, bytes."""
         return sum(layer.costs[plan[layer.name]].memory_bytes for layer in self.layers)
 
     def plan_sensitivity(self, plan: PrecisionPlan) -> float:
-        """Sum of the layers' sensitivities under ``plan``: the divergence an additive model predicts (nats)."""
+        """Sum of the layers' sensitivities under ``plan``: the divergence expected if they add up (nats)."""
         return sum(layer.costs[plan[layer.name]].sensitivity for layer in self.layers)
 
     def saving(self, energy_j: float) -> float:
@@ -208,23 +211,71 @@ class ModelProfile:
         Raises:
             ValueError: If the text is not such a document.
         """
-        data = json.loads(text)
+        data = json.loads(text, parse_constant=_refuse_constant)
         if not isinstance(data, dict) or data.get("schema") != PROFILE_SCHEMA:
             raise ValueError(f"not a profile of schema {PROFILE_SCHEMA}")
         try:
-            return cls(
+            profile = cls(
                 layers=tuple(_layer_from(layer) for layer in data["layers"]),
                 precisions=tuple(precision(name).name for name in data["precisions"]),
                 provenance=cast(Provenance, data["provenance"]),
                 device=data["device"],
-                conversion_j=dict(data["conversion_j"]),
-                other_energy_j=data["other_energy_j"],
-                other_latency_ms=data["other_latency_ms"],
+                conversion_j={pair: _number(joules, pair) for pair, joules in data["conversion_j"].items()},
+                other_energy_j=_optional(data["other_energy_j"], "other_energy_j"),
+                other_latency_ms=_optional(data["other_latency_ms"], "other_latency_ms"),
             )
-        except (KeyError, TypeError) as error:
+        except (AttributeError, KeyError, TypeError, WattbitError) as error:
             raise ValueError(f"profile lacks or garbles {error}") from error
+        _require_sound(profile)
+        return profile
 
 
-def _layer_from(data: Mapping[str, Any]) -> LayerProfile:
-    costs = {name: PrecisionCost(**cost) for name, cost in data["costs"].items()}
-    return LayerProfile(LayerShape(**data["shape"]), costs)
+def _layer_from(layer: Mapping[str, Any]) -> LayerProfile:
+    shape = LayerShape(**layer["shape"])
+    if not isinstance(shape.name, str) or shape.kind not in get_args(LayerKind):
+        raise ValueError(f"layer {shape.name!r:.80} of kind {shape.kind!r:.80} cannot switch")
+    for field in fields(LayerShape)[2:]:
+        if _number(getattr(shape, field.name), field.name) < (0 if field.name == "depth" else 1):
+            raise ValueError(f"{field.name} of layer {shape.name!r} is {getattr(shape, field.name)}")
+    return LayerProfile(
+        shape, {precision(name).name: _cost_from(cost) for name, cost in layer["costs"].items()}
+    )
+
+
+def _cost_from(data: Mapping[str, Any]) -> PrecisionCost:
+    cost = PrecisionCost(**data)
+    _optional(cost.energy_rel_std, "energy_rel_std")
+    for name in ("energy_j", "latency_ms", "memory_bytes", "sensitivity", "sensitivity_std"):
+        _number(getattr(cost, name), name)
+    if cost.energy_j <= 0.0 or not isinstance(cost.native, bool):
+        raise ValueError(
+            f"energy_j {cost.energy_j} must be above 0, native {cost.native!r:.80} true or false"
+        )
+    return cost
+
+
+def _require_sound(profile: ModelProfile) -> None:
+    """Refuse a profile on which a plan's energy cannot be worked out."""
+    if not profile.layers or not profile.precisions:
+        raise ValueError("profile has no layer or no precision")
+    if len(set(profile.layer_names)) < len(profile.layers):
+        raise ValueError("profile has two layers of one name")
+    if profile.provenance not in get_args(Provenance) or not isinstance(profile.device, str):
+        raise ValueError(f"provenance {profile.provenance!r:.80} or device {profile.device!r:.80} is unknown")
+    for layer in profile.layers:
+        if profile.reference not in layer.costs or not set(layer.costs) <= set(profile.precisions):
+            raise ValueError(f"layer {layer.name!r} lacks the reference or has a precision the profile lacks")
+
+
+def _optional(value: Any, name: str) -> float | None:
+    return None if value is None else _number(value, name)
+
+
+def _number(value: Any, name: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0.0 <= value < math.inf:
+        raise ValueError(f"{name} is {value!r:.80}, must be a finite number, 0 or more")
+    return value
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is no JSON number")

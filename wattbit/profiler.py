@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -11,11 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wattbit.batches import Inputs, batches
+from wattbit.energy.device_model import stored_weight_bytes
 from wattbit.energy.meter import Provenance
-from wattbit.errors import ModelError
+from wattbit.errors import ModelError, PrecisionError
 from wattbit.layers import SwitchableModel
 from wattbit.precision import Precision
-from wattbit.profile import LayerProfile, LayerShape, ModelProfile, PrecisionCost
+from wattbit.profile import LayerProfile, ModelProfile, PrecisionCost
 
 Progress = Callable[[int, int], None]
 """Called with (done, total) after each step of a long measurement."""
@@ -70,6 +72,7 @@ def measure_profile(
 
     Raises:
         ModelError: If the reference output is not finite.
+        PrecisionError: If a layer has no cost at the reference, which all others are compared with.
     """
     reference = _reference_log_probabilities(model, inputs, batch_size)
     total = len(model.shapes) * len(model.precisions)
@@ -83,6 +86,11 @@ def measure_profile(
                 sensitivity = _sensitivity(model, index, candidate, inputs, reference, batch_size)
                 if sensitivity is not None:
                     costs[candidate.name] = _precision_cost(model, index, candidate, layer_cost, sensitivity)
+            elif candidate == model.precisions[0]:
+                raise PrecisionError(
+                    f"device {cost.device!r} gives layer {shape.name!r} no cost at the reference "
+                    f"{candidate.name!r}; take a device that supports {candidate.name!r}"
+                )
             done += 1
             if progress:
                 progress(done, total)
@@ -113,12 +121,6 @@ def divergence(log_reference: Tensor, logits: Tensor) -> Tensor:
     return terms.sum(1).clamp_min(0.0)
 
 
-def stored_weight_bytes(shape: LayerShape, precision: Precision) -> int:
-    """Memory of a layer's stored weights, scales included (float32, one per output channel for integers)."""
-    scales = 4 * shape.out_channels if precision.family == "int" else 0
-    return int(-(-shape.weight_elements * precision.stored_weight_bits // 8)) + scales
-
-
 def _reference_log_probabilities(model: SwitchableModel, inputs: Inputs, batch_size: int) -> Tensor:
     logits = model.logits(batches(inputs, batch_size), model.reference_plan)
     if not bool(torch.isfinite(logits).all()):
@@ -129,7 +131,12 @@ def _reference_log_probabilities(model: SwitchableModel, inputs: Inputs, batch_s
 
 
 def _sensitivity(
-    model: SwitchableModel, index: int, precision: Precision, inputs: Inputs, reference: Tensor, batch_size: int
+    model: SwitchableModel,
+    index: int,
+    precision: Precision,
+    inputs: Inputs,
+    reference: Tensor,
+    batch_size: int,
 ) -> tuple[float, float] | None:
     """(mean, standard error) of the divergence, or None if the output is not finite at this precision."""
     if precision == model.precisions[0]:
@@ -143,13 +150,17 @@ def _sensitivity(
 
 
 def _precision_cost(
-    model: SwitchableModel, index: int, precision: Precision, cost: LayerCost, sensitivity: tuple[float, float]
+    model: SwitchableModel,
+    index: int,
+    precision: Precision,
+    cost: LayerCost,
+    sensitivity: tuple[float, float],
 ) -> PrecisionCost:
     return PrecisionCost(
         energy_j=cost.energy_j,
         energy_rel_std=cost.energy_rel_std,
         latency_ms=cost.latency_ms,
-        memory_bytes=stored_weight_bytes(model.shapes[index], precision),
+        memory_bytes=math.ceil(stored_weight_bytes(model.shapes[index], precision)),
         sensitivity=sensitivity[0],
         sensitivity_std=sensitivity[1],
         native=model.native_kernel(index, precision.name) is not None,

@@ -7,7 +7,9 @@ the median over trials is quoted and its spread kept.
 
 from __future__ import annotations
 
+import math
 import statistics
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -43,7 +45,14 @@ class Comparison:
 
 
 def compare(
-    meter: EnergyMeter, reference: Work, candidate: Work, *, window_s: float, trials: int, warmup: int = 2
+    meter: EnergyMeter,
+    reference: Work,
+    candidate: Work,
+    *,
+    window_s: float,
+    trials: int,
+    warmup: int = 2,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> Comparison:
     """Measure ``candidate`` against ``reference`` in ABBA order.
 
@@ -54,16 +63,21 @@ def compare(
         window_s: Shortest window; runs are repeated to fill it.
         trials: Number of ABBA trials, at least 2.
         warmup: Runs of each before anything is measured.
+        clock: Seconds on a monotonic clock, to find how many runs fill a window.
 
     Raises:
-        MeterError: If the meter fails, or there are fewer than 2 trials.
+        MeterError: If the meter fails, there are fewer than 2 trials, or no window is that long.
     """
+    if not 0.0 < window_s < math.inf:
+        raise MeterError(
+            f"window of {window_s} s cannot be filled, must be above 0 and finite; 5 s suits NVML"
+        )
     if trials < 2:
         raise MeterError(f"{trials} trials give no spread, needs at least 2; raise energy.trials")
     for work in (reference, candidate):
         for _ in range(warmup):
             work()
-    repeats = max(_repeats(meter, reference, window_s), _repeats(meter, candidate, window_s))
+    repeats = max(_repeats(work, window_s, clock) for work in (reference, candidate))
     energy_ratios, time_ratios, reference_j, reference_s = [], [], [], []
     for _ in range(trials):
         first, second, third, fourth = (
@@ -95,11 +109,17 @@ def _measure(meter: EnergyMeter, work: Work, repeats: int) -> Energy:
     return window.result
 
 
-def _repeats(meter: EnergyMeter, work: Work, window_s: float) -> int:
-    """Runs that fill ``window_s``; doubles until a window is long enough to be trusted."""
+def _repeats(work: Work, window_s: float, clock: Callable[[], float]) -> int:
+    """Runs that fill ``window_s``; doubles until the time they take can be trusted.
+
+    The meter is not asked: a counter that is read too soon has not moved yet.
+    """
     repeats = 1
     while True:
-        seconds = _measure(meter, work, repeats).seconds
+        start = clock()
+        for _ in range(repeats):
+            work()
+        seconds = clock() - start
         if seconds >= window_s / 4:
-            return max(1, round(repeats * window_s / seconds))
+            return math.ceil(repeats * window_s / seconds)
         repeats *= 2

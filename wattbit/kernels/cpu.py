@@ -2,10 +2,14 @@
 
 oneDNN multiplies unsigned 8-bit activations by signed 8-bit weights and accumulates in int32. Without the
 VNNI instructions it uses a 16-bit intermediate that can saturate, so such CPUs run int8 emulated.
+
+Integers have no NaN. An input that holds one runs emulated, which carries it to the output, where whoever
+runs the model can see it.
 """
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from pathlib import Path
 
@@ -15,13 +19,20 @@ from torch import Tensor
 from wattbit.calibration import LayerCalibration
 from wattbit.kernels.layer_weights import LayerWeights
 from wattbit.kernels.registry import Kernel, NativeKernel
-from wattbit.numerics import integer_weight_scale, quantize, quantize_weight
+from wattbit.numerics import (
+    AffineQuantizer,
+    dequantize_weight,
+    fake_quantize,
+    integer_weight_scale,
+    quantize,
+    quantize_weight,
+)
 from wattbit.precision import Precision
 
 
 @cache
 def has_vnni() -> bool:
-    """True if this CPU multiplies 8-bit integers without a saturating intermediate (AVX-VNNI, AVX512-VNNI)."""
+    """True if this CPU multiplies 8-bit integers without a saturating intermediate (VNNI)."""
     try:
         flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
@@ -43,6 +54,21 @@ def _pack_int8(layer: LayerWeights, precision: Precision, calibration: LayerCali
     scale = integer_weight_scale(layer.weight, precision.weight_bits)
     codes = quantize_weight(layer.weight, scale, precision.weight_bits)
     quantizer = calibration.affine[precision.activation_bits]
+    run_codes = _pack_codes(layer, codes, scale, quantizer)
+
+    def run(x: Tensor) -> Tensor:
+        # The sum tells in one pass, where a test of every value would take longer than quantizing it does.
+        if not x.numel() or not math.isfinite(float(x.detach().sum())):
+            return layer.apply(fake_quantize(x, quantizer), dequantize_weight(codes, scale))
+        if layer.is_conv and x.ndim == 3:
+            return run_codes(quantize(x.unsqueeze(0), quantizer)).squeeze(0)
+        return run_codes(quantize(x, quantizer))
+
+    return run
+
+
+def _pack_codes(layer: LayerWeights, codes: Tensor, scale: Tensor, quantizer: AffineQuantizer) -> Kernel:
+    """The layer on activations that are quantized already; at least one, images with a batch axis."""
     x_scale, x_zero = quantizer.scale, quantizer.zero_point
     zero_points = torch.zeros(len(scale), dtype=torch.int64)
     bias = layer.bias
@@ -51,7 +77,7 @@ def _pack_int8(layer: LayerWeights, precision: Precision, calibration: LayerCali
 
         def run_linear(x: Tensor) -> Tensor:
             y: Tensor = torch.ops.onednn.qlinear_pointwise(
-                quantize(x, quantizer), x_scale, x_zero, packed, scale, zero_points, bias,
+                x, x_scale, x_zero, packed, scale, zero_points, bias,
                 1.0, 0, torch.float32, "none", [], "",
             )  # fmt: skip
             return y
@@ -63,7 +89,7 @@ def _pack_int8(layer: LayerWeights, precision: Precision, calibration: LayerCali
 
     def run_conv(x: Tensor) -> Tensor:
         y: Tensor = torch.ops.onednn.qconv_pointwise(
-            quantize(x, quantizer), x_scale, x_zero, packed, scale, zero_points, bias,
+            x, x_scale, x_zero, packed, scale, zero_points, bias,
             *geometry, 1.0, 0, torch.float32, "none", [], None,
         )  # fmt: skip
         return y

@@ -85,7 +85,7 @@ def _pack_block(layer: LayerWeights, precision: Precision, calibration: LayerCal
     Where a block holds channels of one pixel only, the input can be rounded before the convolution; else
     the convolution is unfolded into a matrix product, so that blocks cross pixels as they do on hardware.
     """
-    x_scale = nvfp4_tensor_scale(torch.tensor(calibration.absmax))
+    x_scale = nvfp4_tensor_scale(torch.tensor(calibration.absmax, device=layer.weight.device))
 
     def round_input(x: Tensor) -> Tensor:
         return round_mxfp4(x) if precision.name == "mxfp4" else round_nvfp4(x, x_scale)
@@ -99,8 +99,10 @@ def _pack_block(layer: LayerWeights, precision: Precision, calibration: LayerCal
     rows = layer.weight.permute(0, 2, 3, 1)
     if layer.weight.shape[1] % precision.block_size == 0:
         weight = round_weight(rows).permute(0, 3, 1, 2).contiguous()
-        return lambda x: layer.apply(round_input(x.movedim(1, -1)).movedim(-1, 1), weight)
-    return _pack_unfolded(layer, round_weight(rows.flatten(1)), round_input)
+        # Channels are the third axis from the end, also in a single image without a batch axis.
+        return lambda x: layer.apply(round_input(x.movedim(-3, -1)).movedim(-1, -3), weight)
+    unfolded = _pack_unfolded(layer, round_weight(rows.flatten(1)), round_input)
+    return lambda x: unfolded(x) if x.ndim == 4 else unfolded(x.unsqueeze(0)).squeeze(0)
 
 
 def _pack_unfolded(layer: LayerWeights, weight: Tensor, round_input: Kernel) -> Kernel:
@@ -110,14 +112,15 @@ def _pack_unfolded(layer: LayerWeights, weight: Tensor, round_input: Kernel) -> 
     def run(x: Tensor) -> Tensor:
         samples, channels, height, width = x.shape
         columns = F.unfold(x, (kernel_h, kernel_w), layer.dilation, layer.padding, layer.stride)
-        columns = columns.reshape(samples, groups, channels // groups, kernel_h * kernel_w, -1)
+        pixels = columns.shape[2]
+        columns = columns.reshape(samples, groups, channels // groups, kernel_h * kernel_w, pixels)
         columns = columns.permute(0, 1, 4, 3, 2).flatten(3)  # (n, g, pixels, kh * kw * c)
         y = torch.einsum("ngpk,gok->ngop", round_input(columns), grouped)
         out_h, out_w = (
             (size + 2 * layer.padding[i] - layer.dilation[i] * (kernel - 1) - 1) // layer.stride[i] + 1
             for i, (size, kernel) in enumerate(((height, kernel_h), (width, kernel_w)))
         )
-        y = y.reshape(samples, -1, out_h, out_w)
+        y = y.reshape(samples, len(weight), out_h, out_w)
         return y if layer.bias is None else y + layer.bias.reshape(1, -1, 1, 1)
 
     return run

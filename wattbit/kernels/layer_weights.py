@@ -42,10 +42,21 @@ class LayerWeights:
 
 
 def is_switchable(module: nn.Module) -> bool:
-    """True if wattbit can run this module at other precisions: Linear, and Conv2d padded with zeros."""
+    """True if wattbit can run this module at other precisions: Linear, and Conv2d padded with zeros.
+
+    A subclass with a forward pass of its own computes something else, and is left alone.
+    """
     if isinstance(module, nn.Conv2d):
-        return module.padding_mode == "zeros" and not isinstance(module.padding, str)
-    return isinstance(module, nn.Linear)
+        kind = type(module)
+        plain = kind.forward is nn.Conv2d.forward and kind._conv_forward is nn.Conv2d._conv_forward
+        return plain and module.padding_mode == "zeros" and not isinstance(module.padding, str)
+    return isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward
+
+
+def weight_of(module: nn.Module) -> Tensor:
+    """The weight of a switchable ``module``, also where it is computed (parametrized, pruned, normed)."""
+    weight: Tensor = module.weight  # type: ignore[assignment]
+    return weight.detach()
 
 
 def take_weights(module: nn.Module, batch_norm: nn.BatchNorm2d | None = None) -> LayerWeights:
@@ -54,7 +65,7 @@ def take_weights(module: nn.Module, batch_norm: nn.BatchNorm2d | None = None) ->
     Folding (Jacob et al. 2018, section 3.2): ``w' = w * g / sqrt(var + eps)``,
     ``b' = (b - mean) * g / sqrt(var + eps) + beta``; computed in float64, stored in float32.
     """
-    weight = module.get_parameter("weight").detach()
+    weight = weight_of(module)
     bias = getattr(module, "bias", None)
     bias = None if bias is None else bias.detach()
     if batch_norm is not None:

@@ -50,12 +50,16 @@ class PackedKernel:
 def find_native(layer: LayerWeights, precision: Precision) -> NativeKernel | None:
     """The first native kernel that runs ``layer`` at ``precision`` on the layer's device, or None."""
     from wattbit.kernels.cpu import CPU_KERNELS
+    from wattbit.kernels.cuda import CUDA_KERNELS
 
     device = layer.weight.device
-    return next((kernel for kernel in CPU_KERNELS if kernel.supports(device, layer, precision)), None)
+    kernels = (*CPU_KERNELS, *CUDA_KERNELS)
+    return next((kernel for kernel in kernels if kernel.supports(device, layer, precision)), None)
 
 
-def pack(layer: LayerWeights, precision: Precision, calibration: LayerCalibration, *, native: bool) -> PackedKernel:
+def pack(
+    layer: LayerWeights, precision: Precision, calibration: LayerCalibration, *, native: bool
+) -> PackedKernel:
     """Pack ``layer`` for ``precision``: natively if ``native`` and the device can, else emulated."""
     from wattbit.kernels.emulated import pack_emulated
 

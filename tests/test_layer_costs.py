@@ -1,0 +1,223 @@
+"""What layers cost: from a device table, or measured on their own inputs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from fake_machine import FakeMachine, FakeMeter
+from torch import Tensor, nn
+
+from wattbit import layer_costs
+from wattbit.energy import protocol
+from wattbit.energy.device_model import DeviceModel
+from wattbit.kernels import cpu
+from wattbit.layer_costs import MeteredCost, ModelledCost
+from wattbit.layers import SwitchableModel
+from wattbit.precision import precision
+
+FP32, INT8, INT4 = precision("fp32"), precision("int8"), precision("int4")
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> FakeMachine:
+    """A machine whose meter charges for the values that layers read and write; nothing else takes time."""
+    machine = FakeMachine()
+
+    def compare(*args: Any, **settings: Any) -> protocol.Comparison:
+        return protocol.compare(*args, **settings, clock=machine.clock)
+
+    monkeypatch.setattr(layer_costs, "compare", compare)
+    return machine
+
+
+@pytest.fixture
+def fake_int8(monkeypatch: pytest.MonkeyPatch, machine: FakeMachine) -> None:
+    """A native int8 kernel that takes a quarter of the reference's time, on any CPU."""
+
+    def pack(layer: Any, wanted: Any, calibration: Any) -> Any:
+        def run(x: Tensor) -> Tensor:
+            machine.work(x.numel() * 1e-6 / 4)
+            return layer.apply(x, layer.weight)
+
+        return run
+
+    def supports(device: Any, layer: Any, wanted: Any) -> bool:
+        return wanted.name == "int8"
+
+    kernel = cpu.NativeKernel("fake int8", supports, pack)
+    monkeypatch.setattr(cpu, "CPU_KERNELS", (kernel,))
+
+
+class Timed(nn.Module):
+    """Charges for every value read, as ``forward`` of a layer would."""
+
+    def __init__(self, machine: FakeMachine) -> None:
+        super().__init__()
+        self.first = nn.Linear(4, 4)
+        self.twice = nn.Linear(4, 4)
+        self.same_as_first = nn.Linear(4, 4)
+        self.rest_s = 1e-4
+        for layer in self.children():
+            layer.forward = self._timed(machine, layer.forward)
+        self._machine = machine
+
+    @staticmethod
+    def _timed(machine: FakeMachine, forward: Any) -> Any:
+        def run(input: Tensor) -> Tensor:  # noqa: A002
+            machine.work(input.numel() * 1e-6)
+            return forward(input)
+
+        return run
+
+    def forward(self, x: Tensor) -> Tensor:
+        self._machine.work(self.rest_s)
+        return self.same_as_first(self.twice(self.twice(self.first(x))))
+
+
+@pytest.fixture
+def timed(machine: FakeMachine, fake_int8: None) -> Iterator[SwitchableModel]:
+    x = torch.randn(8, 4)
+    with SwitchableModel(Timed(machine), x, ["int8", "int4"]) as model:
+        model.calibrate([x])
+        yield model
+
+
+def metered(model: SwitchableModel, machine: FakeMachine, samples: int = 8) -> MeteredCost:
+    return MeteredCost(FakeMeter(machine), model, torch.randn(samples, 4), window_s=1e-3, trials=3)
+
+
+def test_a_measured_layer_costs_what_the_meter_read_for_one_sample(timed, machine) -> None:
+    cost = metered(timed, machine).layer_cost(0, FP32)
+    assert cost is not None
+    assert cost.energy_j == pytest.approx(4e-6)
+    assert cost.latency_ms == pytest.approx(4e-3)
+
+
+def test_a_layer_that_runs_twice_costs_both_of_its_runs(timed, machine) -> None:
+    costs = metered(timed, machine)
+    for candidate in (FP32, INT8):
+        once, twice = costs.layer_cost(0, candidate), costs.layer_cost(1, candidate)
+        assert twice.energy_j == pytest.approx(2 * once.energy_j)
+        assert twice.latency_ms == pytest.approx(2 * once.latency_ms)
+
+
+def test_a_native_precision_costs_its_share_of_the_reference(timed, machine) -> None:
+    cost = metered(timed, machine).layer_cost(0, INT8)
+    assert cost.energy_j == pytest.approx(1e-6)
+    assert cost.latency_ms == pytest.approx(1e-3)
+    assert cost.energy_rel_std == pytest.approx(0.0, abs=1e-9)
+
+
+def test_a_machine_that_slows_down_between_two_layers_does_not_change_their_ratio(timed, machine) -> None:
+    costs = metered(timed, machine)
+    reference = costs.layer_cost(0, FP32)
+    machine.watts = lambda seconds: 7.0
+    assert costs.layer_cost(0, INT8).energy_j == pytest.approx(reference.energy_j / 4)
+
+
+def test_what_runs_emulated_has_no_measured_cost(timed, machine) -> None:
+    costs = metered(timed, machine)
+    assert costs.layer_cost(0, INT4) is None
+    assert costs.layer_cost(0, FP32) is not None
+
+
+def test_layers_of_equal_shape_share_one_measurement(timed, machine) -> None:
+    costs = metered(timed, machine)
+    costs.layer_cost(0, INT8)
+    windows = costs._meter.windows
+    assert costs.layer_cost(2, INT8) == costs.layer_cost(0, INT8)
+    assert costs._meter.windows == windows
+
+
+def test_a_layer_with_batch_norm_is_measured_apart_from_one_without(
+    machine: FakeMachine, fake_int8: None
+) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.plain, self.normed = nn.Conv2d(2, 2, 1), nn.Conv2d(2, 2, 1)
+            self.norm = nn.BatchNorm2d(2)
+            for module, seconds in ((self.plain, 1e-4), (self.normed, 1e-4), (self.norm, 3e-4)):
+                module.forward = self._timed(module.forward, seconds)
+
+        @staticmethod
+        def _timed(forward: Any, seconds: float) -> Any:
+            def run(input: Tensor) -> Tensor:  # noqa: A002
+                machine.work(seconds)
+                return forward(input)
+
+            return run
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.norm(self.normed(self.plain(x))).mean((2, 3))
+
+    x = torch.randn(2, 2, 3, 3)
+    with SwitchableModel(Net().eval(), x, ["int8"]) as model:
+        assert model.folds_batch_norm == (False, True)
+        costs = MeteredCost(FakeMeter(machine), model, x, window_s=1e-3, trials=2)
+        assert costs.layer_cost(0, FP32).energy_j == pytest.approx(1e-4 / 2)
+        assert costs.layer_cost(1, FP32).energy_j == pytest.approx(4e-4 / 2)
+
+
+def test_the_rest_of_the_model_is_the_whole_less_its_layers(timed, machine) -> None:
+    energy_j, latency_ms = metered(timed, machine).other()
+    assert energy_j == pytest.approx(1e-4 / 8, rel=1e-3)
+    assert latency_ms == pytest.approx(1e-1 / 8, rel=1e-3)
+
+
+def test_a_rest_that_noise_hides_is_unknown_and_not_zero(timed, machine) -> None:
+    timed.model.rest_s = -1e-5
+    assert metered(timed, machine).other() == (None, None)
+
+
+def test_measured_figures_carry_the_meter_s_provenance_and_device(timed, machine) -> None:
+    costs = metered(timed, machine)
+    assert (costs.provenance, costs.device) == ("measured", "fake")
+    assert costs.conversion_j(FP32, INT8) == 0.0
+
+
+# --- modelled ---------------------------------------------------------------------------------------------
+
+
+def test_modelled_costs_are_the_table_s(switchable: SwitchableModel, device_model: DeviceModel) -> None:
+    costs = ModelledCost(device_model, switchable.shapes, batch_size=4)
+    shape = switchable.shapes[0]
+    cost = costs.layer_cost(0, INT8)
+    assert cost.energy_j == device_model.layer_energy_j(shape, INT8, 4)
+    assert cost.latency_ms == device_model.layer_latency_s(shape, INT8, 4) * 1e3
+    assert cost.energy_rel_std is None
+    assert costs.conversion_j(FP32, INT8) == device_model.conversion_j_per_element(FP32, INT8) > 0
+    assert costs.other() == (None, None)
+    assert (costs.provenance, costs.device) == ("modelled", "edge_7nm")
+
+
+def test_a_format_the_device_lacks_has_no_cost(device_model: DeviceModel) -> None:
+    narrow = DeviceModel(
+        name="narrow",
+        source="a test",
+        mac_pj={"int8": 1.0},
+        memory=device_model.memory,
+        peak_macs_per_s={"int8": 1e9},
+        conversion_pj=device_model.conversion_pj,
+    )
+    costs = ModelledCost(narrow, ())
+    assert costs.layer_cost(0, FP32) is None
+    assert costs.conversion_j(FP32, INT8) == 0.0
+    assert costs.conversion_j(INT8, INT8) == 0.0
+
+
+def test_the_real_meter_s_figures_are_finite(linear_model: nn.Module, linear_inputs: Tensor) -> None:
+    from wattbit.energy.time_power import TimePowerMeter
+
+    meter = TimePowerMeter(10.0, "a test", clock="wall")
+    with SwitchableModel(linear_model, linear_inputs[:2], ["int8"]) as model:
+        model.calibrate([linear_inputs])
+        costs = MeteredCost(meter, model, linear_inputs, window_s=1e-4, trials=2)
+        found = costs.layer_cost(0, FP32)
+        assert math.isfinite(found.energy_j)
+        assert found.energy_j > 0
+        assert costs.provenance == "estimated"
