@@ -90,9 +90,9 @@ class TrainingRun:
             profile = self._profile(model, workload, make_costs)
             evaluator = self._evaluator(model, workload, profile)
             guardrail = guardrail.resolve(evaluator.reference_accuracy)
-            tolerances = tuple(sorted({*tolerances, guardrail.tolerance_pp}))
+            tolerances = with_tolerance(tolerances, guardrail.tolerance_pp)
             self._note_hopeless_tolerances(len(workload.splits["certify"]), tolerances, guardrail)
-            comparison, agent = self._search(evaluator, tolerances)
+            comparison, agent = self._search(evaluator, tolerances, guardrail)
             with self._stages.stage("certify", "certify and compare") as update:
                 about = {
                     "seed": config.seed,
@@ -150,42 +150,53 @@ class TrainingRun:
 
     # --- learn and compare ------------------------------------------------------------------------------
 
-    def _search(self, evaluator: PlanEvaluator, tolerances: tuple[float, ...]) -> tuple[Comparison, PPO]:
+    def _search(
+        self, evaluator: PlanEvaluator, tolerances: tuple[float, ...], guardrail: Guardrail
+    ) -> tuple[Comparison, PPO]:
+        profile = evaluator.profile
         gate: SearchGate = build(self._config.env.gate)
-        journal = Journal(self._folder.journal)
-        comparison = Comparison(
-            evaluator=evaluator,
-            reference=evaluator.evaluate(evaluator.profile.reference_plan),
-            gate=gate,
-            tolerances_pp=tolerances,
-            stop=self._stop,
-            journal=journal,
-            listener=lambda method, done, total, note: self._update(done, total, f"{method} {note}"),
-        )
-        comparison.restore(journal.read(evaluator.profile))
-        comparison.on_new = lambda outcome, method: self._keep_best(comparison, outcome)
-        budget, seed = self._config.budget, self._config.seed
-        baselines: list[SearchMethod] = [Uniform(), Greedy(), ILP(), Random()]
-        with stop_on_signals(self._stop, self._console):
-            going = True
-            with self._stages.stage("compare", "evaluate baselines") as self._update:
-                for method in baselines:
-                    # Uniform plans are few, and a comparison without them would say nothing.
-                    limit = len(evaluator.profile.precisions) if method.name == "uniform" else budget.baseline
-                    going = going and comparison.run(method, limit, seed)
-            agent = self._agent(comparison.pp_per_nat(), gate)
+        with Journal(self._folder.journal) as journal, stop_on_signals(self._stop, self._console):
+            comparison = Comparison(
+                evaluator=evaluator,
+                reference=evaluator.evaluate(profile.reference_plan),
+                gate=gate,
+                tolerances_pp=tolerances,
+                stop=self._stop,
+                journal=journal,
+                listener=lambda method, done, total, note: self._update(done, total, f"{method} {note}"),
+                allowed=lambda o: not guardrail.violations(o.latency_ms, profile.plan_memory_bytes(o.plan)),
+            )
+            comparison.restore(journal.read(profile))
+            comparison.on_new = lambda outcome, method: self._keep_best(comparison, outcome)
+            going = self._run_baselines(comparison, len(profile.precisions))
+            agent = self._agent(comparison.pp_per_nat(), gate, tolerances)
             if going:
                 with self._stages.stage("train", "train the policy") as self._update:
-                    going = comparison.run(agent, budget.agent, seed, seeded=True)
-        journal.close()
+                    budget = self._config.budget.agent
+                    going = comparison.run(agent, budget, self._config.seed, seeded=True)
         if not going:
             self._say(f"Search stopped early ({self._stop.status}); going on with the best plans so far.")
         return comparison, agent
 
-    def _agent(self, pp_per_nat: float, gate: SearchGate) -> PPO:
+    def _run_baselines(self, comparison: Comparison, uniform_plans: int) -> bool:
+        """Run every baseline; False if the search has to stop."""
+        baselines: list[SearchMethod] = [Uniform(), Greedy(), ILP(), Random()]
+        going = True
+        with self._stages.stage("compare", "evaluate baselines") as self._update:
+            for method in baselines:
+                # Uniform plans are few, and a comparison without them would say nothing.
+                budget = uniform_plans if method.name == "uniform" else self._config.budget.baseline
+                going = going and comparison.run(method, budget, self._config.seed)
+        return going
+
+    def _agent(self, pp_per_nat: float, gate: SearchGate, tolerances: Sequence[float]) -> PPO:
+        low, high = self._config.env.tolerance_range_pp
+        # Wide enough for every tolerance asked for: beyond it the policy would extrapolate.
+        widened = [min(low, *tolerances), max(high, *tolerances)]
+        settings = {"pp_per_nat": pp_per_nat, "gate": gate, "tolerance_range_pp": widened}
         agent: PPO = build(
             self._config.agent,
-            make_env=build(self._config.env, _partial_=True, pp_per_nat=pp_per_nat, gate=gate),
+            make_env=build(self._config.env, _partial_=True, **settings),
             tensorboard_log=str(self._folder.tensorboard),
             checkpoint=str(self._folder.checkpoint),
         )
@@ -267,6 +278,13 @@ def require_tolerances(values: Sequence[float]) -> tuple[float, ...]:
     if not values:
         raise GuardrailError("tolerances_pp is empty, needs at least one; [0.25,0.5,1,2] is the default")
     return tuple(Guardrail(float(value)).tolerance_pp for value in values)
+
+
+def with_tolerance(tolerances: Sequence[float], own_pp: float) -> tuple[float, ...]:
+    """The tolerances and the guardrail's own, ascending; one that prints like another is not added."""
+    printed = {f"{tolerance:g}" for tolerance in tolerances}
+    added = [] if f"{own_pp:g}" in printed else [own_pp]
+    return tuple(sorted({*tolerances, *added}))
 
 
 def _certified(plan: Any) -> dict[str, Any]:

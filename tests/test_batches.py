@@ -159,7 +159,9 @@ def test_an_output_without_logits_is_refused_in_one_line(output: Any) -> None:
     assert len(str(error.value).splitlines()) == 1
 
 
-def test_predicting_in_batches_gives_what_one_batch_gives(linear_model: nn.Module, linear_inputs: Tensor) -> None:
+def test_predicting_in_batches_gives_what_one_batch_gives(
+    linear_model: nn.Module, linear_inputs: Tensor
+) -> None:
     logits = predict(linear_model, linear_inputs, 10)
     with torch.inference_mode():
         torch.testing.assert_close(logits, linear_model(linear_inputs))

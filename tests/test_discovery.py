@@ -143,7 +143,9 @@ def test_a_batch_norm_without_scale_and_shift_is_folded_too() -> None:
     conv, norm = nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4, affine=False).eval()
     norm.running_var.uniform_(0.5, 2.0)
     weights = take_weights(conv, norm)
-    torch.testing.assert_close(weights.apply(IMAGES, weights.weight), norm(conv(IMAGES)), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        weights.apply(IMAGES, weights.weight), norm(conv(IMAGES)), atol=1e-5, rtol=1e-5
+    )
 
 
 def test_a_batch_norm_without_running_statistics_is_not_folded() -> None:

@@ -105,7 +105,9 @@ def test_work_longer_than_a_window_runs_once() -> None:
 
 @pytest.mark.parametrize("trials", [-1, 0, 1])
 def test_too_few_trials_are_refused(trials: int) -> None:
-    with pytest.raises(MeterError, match=f"{trials} trials give no spread, needs at least 2; raise energy.trials"):
+    with pytest.raises(
+        MeterError, match=f"{trials} trials give no spread, needs at least 2; raise energy.trials"
+    ):
         compared(FakeMachine(), trials=trials)
 
 

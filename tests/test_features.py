@@ -84,7 +84,9 @@ def test_a_precision_the_layer_lacks_is_masked(profile: ModelProfile) -> None:
     walk = PlanWalk(encoder, Context(1.0))
     assert walk.mask.tolist() == [True, True, False, True, True]
     assert dict(zip(encoder.names, walk.observation, strict=True))["supported_int8"] == 0.0
-    with pytest.raises(ValueError, match=r"layer 'stem' does not support 'int8': choose among fp32, bf16, int4"):
+    with pytest.raises(
+        ValueError, match=r"layer 'stem' does not support 'int8': choose among fp32, bf16, int4"
+    ):
         walk.assign(2)
     assert walk.layer_index == 0
 
@@ -142,7 +144,9 @@ def test_an_action_may_be_a_numpy_integer(profile: ModelProfile) -> None:
 
 @pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf])
 def test_a_context_that_makes_no_sense_is_refused(value: float) -> None:
-    with pytest.raises(GuardrailError, match=r"tolerance is .*, must be a finite number above 0; 1.0 is usual"):
+    with pytest.raises(
+        GuardrailError, match=r"tolerance is .*, must be a finite number above 0; 1.0 is usual"
+    ):
         Context(value)
     with pytest.raises(GuardrailError, match="energy price is"):
         Context(1.0, value)
