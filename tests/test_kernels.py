@@ -113,7 +113,9 @@ def test_blocks_of_channels_give_what_unfolding_gives(name: str, geometry: str) 
         unfolded = emulated._pack_unfolded(layer, round_mxfp4(rows), round_mxfp4)
     else:
         scale = nvfp4_tensor_scale(x.abs().max())
-        unfolded = emulated._pack_unfolded(layer, round_nvfp4(rows), lambda columns: round_nvfp4(columns, scale))
+        unfolded = emulated._pack_unfolded(
+            layer, round_nvfp4(rows), lambda columns: round_nvfp4(columns, scale)
+        )
     torch.testing.assert_close(emulate(layer, name, x), unfolded(x), atol=1e-4, rtol=1e-4)
 
 
@@ -188,8 +190,10 @@ def test_any_memory_layout_gives_the_same_result(name: str) -> None:
     expected = kernel.run(x)
     strided = torch.empty(2, 64, 6, 12)[..., ::2]
     strided.copy_(x)
+    # Sums in another order differ by 1e-7, which a 16-bit output may round to the neighbouring value.
+    neighbour = {"bf16": 2.0**-7, "fp16": 2.0**-10}.get(precision(name).compute, 1e-4)
     for other in (x.contiguous(memory_format=torch.channels_last), strided):
-        torch.testing.assert_close(kernel.run(other), expected, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(kernel.run(other), expected, atol=1e-4, rtol=neighbour)
 
 
 def test_taking_weights_leaves_the_module_its_own() -> None:
@@ -209,10 +213,16 @@ def test_taking_weights_leaves_the_module_its_own() -> None:
 # On a machine without a native kernel these compare emulation with itself, which must hold as well.
 
 
+def reads_padding_alone(layer: LayerWeights) -> bool:
+    return layer.is_conv and any(
+        layer.padding[axis] > layer.dilation[axis] * (layer.weight.shape[2 + axis] - 1) for axis in (0, 1)
+    )
+
+
 def native_and_emulated(layer: LayerWeights, x: Tensor) -> tuple[Tensor, Tensor]:
     calibration = calibrated(x)
     found = pack(layer, INT8, calibration, native=True)
-    assert (found.native is not None) == NATIVE
+    assert (found.native is not None) == (NATIVE and not reads_padding_alone(layer))
     return found.run(x), pack(layer, INT8, calibration, native=False).run(x)
 
 

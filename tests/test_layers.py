@@ -38,7 +38,9 @@ def unpatched(model: nn.Module) -> bool:
 # --- the reference, and the way back ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("make", "inputs"), [(tiny.conv_model, tiny.images), (tiny.linear_model, tiny.tokens)])
+@pytest.mark.parametrize(
+    ("make", "inputs"), [(tiny.conv_model, tiny.images), (tiny.linear_model, tiny.tokens)]
+)
 def test_the_reference_is_bit_identical_while_attached_and_afterwards(make: Any, inputs: Any) -> None:
     model, x = make(), inputs(16)
     expected = model(x)
@@ -154,7 +156,9 @@ def test_a_model_without_switchable_layers_is_refused(conv_inputs: Tensor) -> No
 
 
 def test_a_model_is_attached_once_at_a_time(switchable: SwitchableModel, conv_inputs: Tensor) -> None:
-    with pytest.raises(ModelError, match="the model is attached already; detach or close what holds it first"):
+    with pytest.raises(
+        ModelError, match="the model is attached already; detach or close what holds it first"
+    ):
         SwitchableModel(switchable.model, conv_inputs[:2], ["int8"])
     outer = nn.Sequential(switchable.model)
     with pytest.raises(ModelError, match="module '0' of the model is attached already"):
@@ -195,18 +199,24 @@ def test_emulation_can_be_asked_for(conv_model: nn.Module, conv_inputs: Tensor) 
         assert [kernel.native for kernel in kernels] == [None] * 4
 
 
-def test_every_precision_runs_and_the_wider_ones_stay_close(conv_model: nn.Module, conv_inputs: Tensor) -> None:
+def test_every_precision_runs_and_the_wider_ones_stay_close(
+    conv_model: nn.Module, conv_inputs: Tensor
+) -> None:
     expected = conv_model(conv_inputs).detach()
     with SwitchableModel(conv_model, conv_inputs[:2], PRECISIONS) as switchable:
         switchable.calibrate([conv_inputs])
         for name in PRECISIONS:
             output = switchable.run(conv_inputs, uniform(switchable, name)).detach()
             error = float((output - expected).norm() / expected.norm())
-            assert error < {"fp32": 1e-9, "tf32": 0.01, "bf16": 0.02, "fp16": 0.01, "int8": 0.05}.get(name, 2.0)
+            assert error < {"fp32": 1e-9, "tf32": 0.01, "bf16": 0.02, "fp16": 0.01, "int8": 0.05}.get(
+                name, 2.0
+            )
 
 
 @pytest.mark.parametrize("name", PRECISIONS)
-@pytest.mark.parametrize(("make", "inputs"), [(tiny.conv_model, tiny.images), (tiny.linear_model, tiny.tokens)])
+@pytest.mark.parametrize(
+    ("make", "inputs"), [(tiny.conv_model, tiny.images), (tiny.linear_model, tiny.tokens)]
+)
 def test_batches_of_one_sample_and_of_none_run_at_every_precision(name: str, make: Any, inputs: Any) -> None:
     x = inputs(8)
     with SwitchableModel(make(), x[:2], [name] if name != REFERENCE else []) as switchable:
@@ -222,7 +232,9 @@ def test_mistakes_in_plans_are_refused_before_anything_runs(switchable: Switchab
         switchable.switch(PrecisionPlan({"tail": "int8"}))
     with pytest.raises(PlanError, match="plan leaves out layer"):
         switchable.prepare(PrecisionPlan({"head": "int8"}))
-    with pytest.raises(PrecisionError, match="precision 'int2' is not on offer for this model; it has fp32, bf16"):
+    with pytest.raises(
+        PrecisionError, match="precision 'int2' is not on offer for this model; it has fp32, bf16"
+    ):
         switchable.switch(uniform(switchable, "int2"))
     assert switchable.active_plan == switchable.reference_plan
 
@@ -250,7 +262,9 @@ def test_a_plan_given_for_one_batch_does_not_change_the_active_plan(
     assert torch.equal(switchable.model(conv_inputs), expected)
 
 
-def test_the_order_of_layers_in_a_plan_does_not_matter(switchable: SwitchableModel, conv_inputs: Tensor) -> None:
+def test_the_order_of_layers_in_a_plan_does_not_matter(
+    switchable: SwitchableModel, conv_inputs: Tensor
+) -> None:
     plan = PrecisionPlan({"head": "int4", "stem": "int8", "pointwise": "fp32", "depthwise": "mxfp4"})
     ordered = plan.require_layers(switchable.layer_names)
     kernels = switchable.prepare(ordered)
@@ -314,7 +328,9 @@ def slow() -> Iterator[SwitchableModel]:
 
 
 @pytest.mark.parametrize("way", ["run", "direct call"])
-def test_a_batch_never_mixes_two_plans_whatever_other_threads_switch_to(slow: SwitchableModel, way: str) -> None:
+def test_a_batch_never_mixes_two_plans_whatever_other_threads_switch_to(
+    slow: SwitchableModel, way: str
+) -> None:
     x = tiny.images(4)
     plans = [uniform(slow, name) for name in ("fp32", "int8", "int4")]
     with torch.inference_mode():
@@ -402,7 +418,9 @@ def test_detaching_waits_for_the_batches_under_way(slow: SwitchableModel) -> Non
     assert unpatched(slow.model)
 
 
-def test_a_detached_model_does_not_pretend_to_run_a_plan(switchable: SwitchableModel, conv_inputs: Tensor) -> None:
+def test_a_detached_model_does_not_pretend_to_run_a_plan(
+    switchable: SwitchableModel, conv_inputs: Tensor
+) -> None:
     switchable.detach()
     with pytest.raises(ModelError, match="detached and runs no plan"):
         switchable.run(conv_inputs, uniform(switchable, "int8"))
@@ -440,7 +458,9 @@ def test_a_deep_copy_of_an_attached_model_is_an_ordinary_model(
         assert torch.equal(other.run(conv_inputs), copied(conv_inputs))
 
 
-def test_a_deep_copy_keeps_a_forward_that_was_replaced_before(conv_model: nn.Module, conv_inputs: Tensor) -> None:
+def test_a_deep_copy_keeps_a_forward_that_was_replaced_before(
+    conv_model: nn.Module, conv_inputs: Tensor
+) -> None:
     conv_model.head.forward = torch.zeros_like
     with SwitchableModel(conv_model, conv_inputs[:2], ["int8"]):
         copied = copy.deepcopy(conv_model)
@@ -524,7 +544,9 @@ def test_inputs_that_require_gradients_run_at_every_precision(switchable: Switch
     assert x.grad is not None
 
 
-def test_a_model_attached_in_inference_mode_runs_outside_of_it(conv_model: nn.Module, conv_inputs: Tensor) -> None:
+def test_a_model_attached_in_inference_mode_runs_outside_of_it(
+    conv_model: nn.Module, conv_inputs: Tensor
+) -> None:
     with torch.inference_mode():
         switchable = SwitchableModel(conv_model, conv_inputs[:2], PRECISIONS)
         switchable.calibrate([conv_inputs])
@@ -603,7 +625,9 @@ def test_layer_inputs_are_those_of_the_reference_call_by_call() -> None:
         assert torch.equal(second, model.layer(x) + x)
 
 
-def test_one_layer_by_itself_runs_with_its_batch_norm(switchable: SwitchableModel, conv_inputs: Tensor) -> None:
+def test_one_layer_by_itself_runs_with_its_batch_norm(
+    switchable: SwitchableModel, conv_inputs: Tensor
+) -> None:
     net = switchable.model
     expected = net.stem_bn(net.stem(conv_inputs))
     switchable.switch(uniform(switchable, "int4"))

@@ -24,6 +24,7 @@ from wattbit.batches import Inputs, call_model, concatenated
 from wattbit.calibration import ActivationObserver, Calibration, integer_widths
 from wattbit.discovery import find_layers, foldable, require_finite_weights
 from wattbit.kernels.layer_weights import take_weights
+from wattbit.links import find_links
 from wattbit.packing import REFERENCE, Kernels, PackedLayers
 from wattbit.patching import ForwardPatches, original_forward, require_unpatched
 from wattbit.plan import PrecisionPlan
@@ -77,7 +78,8 @@ class SwitchableModel:
             self._shapes = tuple(found.shape for found in self._found)
             with torch.inference_mode(False):
                 weights = {f.shape.name: take_weights(f.module, f.batch_norm) for f in self._found}
-            self._packed = PackedLayers(weights, self._precisions, native=native)
+            self._links = find_links(model, example, self._found) if native else ()
+            self._packed = PackedLayers(weights, self._precisions, native=native, links=self._links)
             self._reference = _Active(PrecisionPlan.uniform(list(weights), REFERENCE), (None,) * len(weights))
             self._active = self._reference
             self._attach()
@@ -261,6 +263,9 @@ class SwitchableModel:
             self._patches.replace(found.module, partial(self._layer_forward, index))
             if found.batch_norm is not None:
                 self._patches.replace(found.batch_norm, partial(self._norm_forward, index))
+        for link in self._links:
+            if link.relu is not None:
+                self._patches.replace(link.relu, _relu_forward)
         self._patches.replace(self._model, self._model_forward)
 
     def _give_back(self) -> None:
@@ -292,3 +297,11 @@ class SwitchableModel:
             return original(input) if self._held().kernels[index] is None else input
 
         return forward
+
+
+def _relu_forward(original: Any) -> Any:
+    def forward(input: Tensor) -> Any:  # noqa: A002
+        # Codes come from a kernel that has applied the ReLU.
+        return input if input.dtype == torch.uint8 else original(input)
+
+    return forward

@@ -10,6 +10,7 @@ import torch
 from wattbit.calibration import Calibration, LayerCalibration, integer_widths
 from wattbit.errors import ModelError, PrecisionError
 from wattbit.kernels import LayerWeights, PackedKernel, find_native, pack
+from wattbit.links import Link
 from wattbit.plan import PrecisionPlan
 from wattbit.precision import Precision, precision
 
@@ -29,11 +30,20 @@ class PackedLayers:
         weights: The weights of each layer, by layer name, in execution order.
         precisions: The precisions on offer.
         native: Use native kernels where the device has them.
+        links: Layers that only one other layer reads: where one native kernel runs both, the first writes its
+            output in the codes of the second.
     """
 
     def __init__(
-        self, weights: Mapping[str, LayerWeights], precisions: Sequence[Precision], *, native: bool
+        self,
+        weights: Mapping[str, LayerWeights],
+        precisions: Sequence[Precision],
+        *,
+        native: bool,
+        links: Sequence[Link] = (),
     ) -> None:
+        self._links = tuple(links)
+        self._linked: dict[tuple[Link, str, str], PackedKernel | None] = {}
         self._weights = dict(weights)
         self._names = tuple(weights)
         self._precisions = tuple(precisions)
@@ -67,12 +77,14 @@ class PackedLayers:
         with self._lock:
             self._calibration = {name: calibration[name] for name in self._names}
             self._packed.clear()
+            self._linked.clear()
             self._plans.clear()
 
     def drop(self) -> None:
         """Free what is packed; what is used again is packed again."""
         with self._lock:
             self._packed.clear()
+            self._linked.clear()
             self._plans.clear()
 
     def kernels(self, plan: PrecisionPlan) -> Kernels:
@@ -87,10 +99,14 @@ class PackedLayers:
         if kernels is None:
             ordered = plan.require_layers(self._names)
             with self._lock:
-                kernels = tuple(
+                packed = [
                     None if name == REFERENCE else self._pack_once(layer, name)
                     for layer, name in ordered.items()
-                )
+                ]
+                for link in self._links:
+                    linked = self._link_once(link, *(ordered[self._names[i]] for i in link.layers))
+                    packed[link.producer] = linked or packed[link.producer]
+                kernels = tuple(packed)
                 if len(self._plans) >= _PLANS_KEPT:
                     self._plans.clear()
                 self._plans[plan] = kernels
@@ -123,3 +139,30 @@ class PackedLayers:
                     self._weights[layer], wanted, self._calibration[layer], native=self._native
                 )
         return self._packed[layer, name]
+
+    def _link_once(self, link: Link, written: str, read: str) -> PackedKernel | None:
+        """The producer's kernel that writes the consumer's codes; None where they do not speak the same."""
+        key = (link, written, read)
+        if key not in self._linked:
+            self._linked[key] = self._link(link, written, read)
+        return self._linked[key]
+
+    def _link(self, link: Link, written: str, read: str) -> PackedKernel | None:
+        if not self._native or REFERENCE in (written, read):
+            return None
+        producer, consumer = (self._names[index] for index in link.layers)
+        kernel = find_native(self._weights[producer], precision(written))
+        if kernel is None or kernel.pack_emitting is None:
+            return None
+        if find_native(self._weights[consumer], precision(read)) is not kernel:
+            return None
+        reader = self._calibration[consumer].affine[precision(read).activation_bits]
+        with torch.inference_mode(False), torch.no_grad():
+            run = kernel.pack_emitting(
+                self._weights[producer],
+                precision(written),
+                self._calibration[producer],
+                reader,
+                relu=link.relu is not None,
+            )
+        return PackedKernel(run, kernel.name)

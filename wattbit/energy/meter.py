@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
 Provenance = Literal["measured", "estimated", "modelled"]
-"""``measured``: a hardware energy counter; ``estimated``: measured time x stated power; ``modelled``: a table."""
+"""``measured``: a hardware counter; ``estimated``: measured time x stated power; ``modelled``: a table."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ runs the model can see it.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -47,16 +48,45 @@ def _supports(device: torch.device, layer: LayerWeights, precision: Precision) -
         and has_vnni()
         and "onednn" in torch.backends.quantized.supported_engines
         and hasattr(torch.ops.onednn, "qlinear_pointwise")
+        and not _reads_padding_alone(layer)
     )
 
 
-def _pack_int8(layer: LayerWeights, precision: Precision, calibration: LayerCalibration) -> Kernel:
+def _reads_padding_alone(layer: LayerWeights) -> bool:
+    """True if an output of a convolution reads nothing but padding: oneDNN gets its zero point wrong."""
+    if not layer.is_conv:
+        return False
+    reach = (d * (k - 1) for d, k in zip(layer.dilation, layer.weight.shape[2:], strict=True))
+    return any(padding > size for padding, size in zip(layer.padding, reach, strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class _Emitted:
+    """How an output is written: float32, or the codes of the layer that reads it, after a ReLU or not."""
+
+    reader: AffineQuantizer | None = None
+    relu: bool = False
+
+    @property
+    def arguments(self) -> tuple[float, int, torch.dtype, str]:
+        """Scale, zero point, type and post-operation, as oneDNN's operators take them."""
+        if self.reader is None:
+            return 1.0, 0, torch.float32, "none"
+        post = "relu" if self.relu else "none"
+        return self.reader.scale, self.reader.zero_point, torch.uint8, post
+
+
+def _pack_int8(
+    layer: LayerWeights, precision: Precision, calibration: LayerCalibration, emitted: _Emitted = _Emitted()
+) -> Kernel:
     scale = integer_weight_scale(layer.weight, precision.weight_bits)
     codes = quantize_weight(layer.weight, scale, precision.weight_bits)
     quantizer = calibration.affine[precision.activation_bits]
-    run_codes = _pack_codes(layer, codes, scale, quantizer)
+    run_codes = _pack_codes(layer, codes, scale, quantizer, emitted)
 
     def run(x: Tensor) -> Tensor:
+        if x.dtype == torch.uint8:
+            return run_codes(x)
         # The sum tells in one pass, where a test of every value would take longer than quantizing it does.
         if not x.numel() or not math.isfinite(float(x.detach().sum())):
             return layer.apply(fake_quantize(x, quantizer), dequantize_weight(codes, scale))
@@ -67,9 +97,23 @@ def _pack_int8(layer: LayerWeights, precision: Precision, calibration: LayerCali
     return run
 
 
-def _pack_codes(layer: LayerWeights, codes: Tensor, scale: Tensor, quantizer: AffineQuantizer) -> Kernel:
+def _pack_emitting(
+    layer: LayerWeights,
+    precision: Precision,
+    calibration: LayerCalibration,
+    reader: AffineQuantizer,
+    *,
+    relu: bool,
+) -> Kernel:
+    return _pack_int8(layer, precision, calibration, _Emitted(reader, relu))
+
+
+def _pack_codes(
+    layer: LayerWeights, codes: Tensor, scale: Tensor, quantizer: AffineQuantizer, emitted: _Emitted
+) -> Kernel:
     """The layer on activations that are quantized already; at least one, images with a batch axis."""
     x_scale, x_zero = quantizer.scale, quantizer.zero_point
+    y_scale, y_zero, y_type, post = emitted.arguments
     zero_points = torch.zeros(len(scale), dtype=torch.int64)
     bias = layer.bias
     if not layer.is_conv:
@@ -78,7 +122,7 @@ def _pack_codes(layer: LayerWeights, codes: Tensor, scale: Tensor, quantizer: Af
         def run_linear(x: Tensor) -> Tensor:
             y: Tensor = torch.ops.onednn.qlinear_pointwise(
                 x, x_scale, x_zero, packed, scale, zero_points, bias,
-                1.0, 0, torch.float32, "none", [], "",
+                y_scale, y_zero, y_type, post, [], "",
             )  # fmt: skip
             return y
 
@@ -90,12 +134,12 @@ def _pack_codes(layer: LayerWeights, codes: Tensor, scale: Tensor, quantizer: Af
     def run_conv(x: Tensor) -> Tensor:
         y: Tensor = torch.ops.onednn.qconv_pointwise(
             x, x_scale, x_zero, packed, scale, zero_points, bias,
-            *geometry, 1.0, 0, torch.float32, "none", [], None,
+            *geometry, y_scale, y_zero, y_type, post, [], None,
         )  # fmt: skip
         return y
 
     return run_conv
 
 
-CPU_KERNELS = (NativeKernel("onednn int8", _supports, _pack_int8),)
+CPU_KERNELS = (NativeKernel("onednn int8", _supports, _pack_int8, _pack_emitting),)
 """Native kernels of x86 CPUs, the preferred one first."""

@@ -11,10 +11,14 @@ from torch import Tensor
 
 from wattbit.calibration import LayerCalibration
 from wattbit.kernels.layer_weights import LayerWeights
+from wattbit.numerics import AffineQuantizer
 from wattbit.precision import Precision
 
 Kernel = Callable[[Tensor], Tensor]
-"""A layer packed for one precision: input activations in, output activations out, both float32."""
+"""A layer packed for one precision: input activations in, output activations out, both float32.
+
+One that emits codes (see `NativeKernel`) writes uint8 instead, for the kernel it is linked to.
+"""
 
 
 class Pack(Protocol):
@@ -22,6 +26,22 @@ class Pack(Protocol):
 
     def __call__(self, layer: LayerWeights, precision: Precision, calibration: LayerCalibration, /) -> Kernel:
         """Return the packed kernel."""
+
+
+class PackEmitting(Protocol):
+    """Prepares a layer whose output is quantized for the one layer that reads it."""
+
+    def __call__(
+        self,
+        layer: LayerWeights,
+        precision: Precision,
+        calibration: LayerCalibration,
+        reader: AffineQuantizer,
+        /,
+        *,
+        relu: bool,
+    ) -> Kernel:
+        """Return the kernel; it writes ``reader``'s codes, of the output after a ReLU if ``relu``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +52,14 @@ class NativeKernel:
         name: For people, such as ``"onednn int8"``.
         supports: Asks the device whether it can run this layer at this precision; never assumes.
         pack: Prepares the layer.
+        pack_emitting: Prepares it to write codes for a layer that this kernel also runs, which its kernels
+            then also read; None if it cannot.
     """
 
     name: str
     supports: Callable[[torch.device, LayerWeights, Precision], bool]
     pack: Pack
+    pack_emitting: PackEmitting | None = None
 
 
 @dataclass(frozen=True, slots=True)
