@@ -19,7 +19,9 @@ from wattbit.profile import ModelProfile
 from workloads.workload import Split
 
 # Shares of the strongest evidence the search split can give; 1 is a plan that lost no sample at all.
-_EVIDENCE = (1.0, 0.85, 0.7, 0.55)
+_EVIDENCE = (1.0, 0.7)
+# Shares of the result's divergence: how much nearer to the reference a safer plan's output is.
+_NEARNESS = (0.01, 0.03, 0.1, 0.3)
 
 
 class HeldOut:
@@ -77,27 +79,37 @@ def fixed_sequence(archive: Archive, tolerance_pp: float) -> list[Outcome]:
     """The plans to test for a tolerance, most energy first, chosen by their outcomes on ``search`` alone.
 
     The last is the archive's result; where that is the reference, there is nothing to test. Before it come
-    plans with stronger evidence, so that something passes where the result itself turns out to have been
-    lucky: the plan closest to the reference in its output, and the cheapest ones whose score statistic
-    reaches a share of the strongest the search split can give. Testing a plan that passes costs nothing: the
-    whole sequence is tested at one alpha.
+    safer plans, so that something passes where the result itself turns out to have been lucky: the plan
+    closest to the reference in its output, the cheapest ones whose divergence is a share of the result's, and
+    the cheapest ones whose score statistic reaches a share of the strongest the search split can give. A plan
+    that costs more than another and is safer in neither respect is left out. Testing a plan that passes costs
+    nothing: the whole sequence is tested at one alpha.
     """
-    result = archive.best(tolerance_pp)
-    reference = archive.reference
-    candidates = [o for o in archive if o.energy_j < reference.energy_j and archive.allows(o)]
-    chosen = {result.plan: result}
-    if candidates:
-        safest = min(candidates, key=lambda o: (o.divergence, o.energy_j))
-        chosen[safest.plan] = safest
+    result, reference = archive.best(tolerance_pp), archive.reference
     margin = tolerance_pp / 100.0
     strongest = score_z(PairedCounts(reference.counts.samples, 0, 0), margin)
-    for share in _EVIDENCE:
-        passing = [o for o in candidates if score_z(o.counts, margin) <= share * strongest]
-        if passing:
-            best = min(passing, key=lambda o: (o.energy_j, o.divergence))
+    candidates = [o for o in archive if o.energy_j < reference.energy_j and archive.allows(o)]
+    nearest = min((o.divergence for o in candidates), default=0.0)
+    levels = [nearest, *(share * result.divergence for share in _NEARNESS)]
+    groups = [[o for o in candidates if o.divergence <= level] for level in levels]
+    groups += [[o for o in candidates if score_z(o.counts, margin) <= e * strongest] for e in _EVIDENCE]
+    chosen = {result.plan: result}
+    for group in groups:
+        if group:
+            best = min(group, key=lambda o: (o.energy_j, o.divergence))
             chosen[best.plan] = best
     kept = [o for o in chosen.values() if o.energy_j >= result.energy_j and o.plan != reference.plan]
-    return sorted(kept, key=lambda o: (-o.energy_j, o.plan == result.plan, o.plan.plan_id))
+    ordered = sorted(kept, key=lambda o: (o.energy_j, o.plan != result.plan, o.plan.plan_id))
+    safer: list[Outcome] = []
+    for outcome in ordered:
+        if not any(_as_safe(cheaper, outcome, margin) for cheaper in safer):
+            safer.append(outcome)
+    return safer[::-1]
+
+
+def _as_safe(one: Outcome, other: Outcome, margin: float) -> bool:
+    """True if ``one`` is at least as near to the reference as ``other``, with evidence at least as strong."""
+    return one.divergence <= other.divergence and score_z(one.counts, margin) <= score_z(other.counts, margin)
 
 
 def certify_tolerance(
