@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 import torch
 from rich import box
@@ -17,6 +17,8 @@ from scripts.benches import BENCHES, Benchmark, Cell, find_bench
 from scripts.entry import one_line_errors
 from scripts.writable import require_writable
 from wattbit.errors import ConfigError, OutputError
+
+LOG_WIDTH = 140
 
 
 class _Parser(argparse.ArgumentParser):
@@ -41,7 +43,8 @@ def main(arguments: Sequence[str]) -> None:
         # On two shared cores, two threads were measured to be five times as slow as one.
         torch.set_num_threads(1)
         benchmark = run()
-        show(benchmark, Console())
+        # A log has room for every column, a terminal as much as it is wide.
+        show(benchmark, Console() if sys.stdout.isatty() else Console(width=LOG_WIDTH))
         if options.json is not None:
             write(benchmark, options.json)
 
@@ -50,7 +53,9 @@ def show(benchmark: Benchmark, console: Console) -> None:
     """Print the rows, table by table, and the figures."""
     console.print(f"{benchmark.bench} on {benchmark.device}", highlight=False)
     for title in dict.fromkeys(row.get("table") for row in benchmark.rows):
-        console.print(_table(str(title), [row for row in benchmark.rows if row.get("table") == title]))
+        rows = [row for row in benchmark.rows if row.get("table") == title]
+        console.print(f"\n[bold]{title}[/]{_common(rows)}", highlight=False)
+        console.print(_table(rows))
     for name, value in benchmark.figures.items():
         console.print(f"{name:<28} {_cell(value)}", highlight=False)
 
@@ -68,15 +73,37 @@ def write(benchmark: Benchmark, path: Path) -> None:
         raise OutputError(f"cannot write {path}: {error.strerror}; give another file to --json") from None
 
 
-def _table(title: str, rows: Sequence[Mapping[str, Cell]]) -> Table:
-    columns = [key for key in dict.fromkeys(key for row in rows for key in row) if key != "table"]
-    table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left")
-    for column in columns:
-        numeric = all(isinstance(row.get(column), int | float | None) for row in rows)
-        table.add_column(column.replace("_", " "), justify="right" if numeric else "left", overflow="fold")
+def _common(rows: Sequence[Mapping[str, Cell]]) -> str:
+    """What is the same in all of several rows, said once."""
+    return "".join(f", {_heading(key)} {_cell(rows[0][key])}" for key in _columns(rows, varying=False))
+
+
+def _table(rows: Sequence[Mapping[str, Cell]]) -> Table:
+    """The rest; of a single row, all, one fact a line."""
+    table = Table(box=box.SIMPLE, pad_edge=False, show_header=len(rows) > 1)
+    if len(rows) == 1:
+        for key in _columns(rows, varying=True):
+            table.add_row(_heading(key), _cell(rows[0][key]))
+        return table
+    columns = _columns(rows, varying=True)
+    for key in columns:
+        numeric = all(isinstance(row.get(key), int | float | None) for row in rows)
+        side: Literal["right", "left"] = "right" if numeric else "left"
+        table.add_column(key.replace("_", "\n"), justify=side, no_wrap=numeric, overflow="fold")
     for row in rows:
-        table.add_row(*(_cell(row.get(column)) for column in columns))
+        table.add_row(*(_cell(row.get(key)) for key in columns))
     return table
+
+
+def _columns(rows: Sequence[Mapping[str, Cell]], *, varying: bool) -> list[str]:
+    """Keys that somebody measured: those whose values differ between rows, or those whose values do not."""
+    keys = dict.fromkeys(key for row in rows for key, value in row.items() if value is not None)
+    keys.pop("table", None)
+    return [key for key in keys if (len(rows) == 1 or len({row.get(key) for row in rows}) > 1) is varying]
+
+
+def _heading(key: str) -> str:
+    return key.replace("_", " ")
 
 
 def _cell(value: Cell) -> str:

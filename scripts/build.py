@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -13,8 +14,9 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from wattbit.batches import select
-from wattbit.energy.auto import choose_meter
+from wattbit.energy.auto import choose_meter, counters
 from wattbit.energy.device_model import DeviceModel
+from wattbit.energy.measurement_cache import MeasurementCache
 from wattbit.energy.meter import EnergyMeter
 from wattbit.errors import ConfigError, WattbitError
 from wattbit.layer_costs import MeteredCost, ModelledCost
@@ -73,15 +75,19 @@ CostFactory = Callable[[SwitchableModel, Split], CostModel]
 """Builds the cost model once the model is attached and calibrated."""
 
 
-def build_costs(node: DictConfig) -> tuple[CostFactory, str]:
+def build_costs(node: DictConfig, model_device: str = "cpu") -> tuple[CostFactory, str]:
     """The source of energy figures, and one sentence that says which it is and why.
+
+    Args:
+        node: The settings.
+        model_device: Where the model will run, as torch names it; ``auto`` looks for a counter of that.
 
     Raises:
         ConfigError: If the settings do not fit.
         MeterError: If the meter that was asked for cannot measure here.
     """
     if node.name == "auto":
-        choice = choose_meter([], cast(DeviceModel, build(node.model)))
+        choice = choose_meter(counters(model_device), cast(DeviceModel, build(node.model)))
         source, reason = choice.meter, choice.reason
     elif "model" in node:
         source = cast(DeviceModel, build(node.model))
@@ -91,7 +97,7 @@ def build_costs(node: DictConfig) -> tuple[CostFactory, str]:
         reason = f"Energy is {source.provenance} on {source.device}."
     if isinstance(source, DeviceModel):
         return _modelled(source), reason
-    return _metered(source), reason
+    return _metered(source, node), reason
 
 
 def _modelled(device: DeviceModel) -> CostFactory:
@@ -103,9 +109,21 @@ def _modelled(device: DeviceModel) -> CostFactory:
     return make
 
 
-def _metered(meter: EnergyMeter) -> CostFactory:
+def _metered(meter: EnergyMeter, node: DictConfig) -> CostFactory:
     def make(model: SwitchableModel, split: Split) -> CostModel:
-        return MeteredCost(meter, model, select(split.inputs, slice(0, METERING_SAMPLES)))
+        folder = node.get("cache_dir")
+        # The meter's own settings are part of what a measurement depends on.
+        context = {"settings": plain(node.get("meter"))}
+        return MeteredCost(
+            meter,
+            model,
+            select(split.inputs, slice(0, METERING_SAMPLES)),
+            window_s=node.get("window_s"),
+            trials=node.get("trials"),
+            rules=build(node.rules) if "rules" in node else None,
+            idle_s=node.get("idle_s", 0.0),
+            cache=None if folder is None else MeasurementCache(Path(folder) / "measurements.json", context),
+        )
 
     return make
 

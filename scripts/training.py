@@ -30,7 +30,7 @@ from scripts.run_folder import RunFolder
 from scripts.signals import stop_on_signals
 from scripts.tables import deployed_summary, final_table
 from wattbit.audit import AuditLog
-from wattbit.batches import batches, predict, select
+from wattbit.batches import batches, call_model, logits_of, predict, select
 from wattbit.bundle import load_bundle, save_bundle
 from wattbit.calibration import calibration_from_json, calibration_to_json
 from wattbit.certificate import feasible_before_search
@@ -247,7 +247,7 @@ class TrainingRun:
             audit_path=str(self._folder.audit),
         )
         with runtime, torch.inference_mode():
-            logits = runtime(batch)
+            logits = logits_of(call_model(runtime, batch))
         agreement = float((logits.argmax(1) == expected.argmax(1)).double().mean())
         log.info("the exported bundle agrees with the reference on %.2f %% of a batch", 100 * agreement)
 

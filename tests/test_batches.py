@@ -24,7 +24,7 @@ from wattbit.errors import ConfigError, DataError, ModelError
 
 X = torch.arange(12.0).reshape(6, 2)
 Y = torch.arange(6)
-Pair = namedtuple("Pair", ["left", "right"])  # noqa: PYI024
+Pair = namedtuple("Pair", ["left", "right"])
 FORMS = [X, (X, Y), {"x": X, "y": Y}, ({"x": X}, [Y, None]), {"x": X, "flag": True, "none": None}]
 
 

@@ -132,7 +132,7 @@ def test_what_is_no_bundle_is_never_overwritten(bundle: ControllerBundle, tmp_pa
     (tmp_path / "thesis.txt").write_text("years of work", encoding="utf-8")
     with pytest.raises(OutputError, match="holds something else than a bundle; choose a new or empty folder"):
         save_bundle(bundle, tmp_path)
-    with pytest.raises(OutputError, match="thesis.txt is a file; choose a new or empty folder"):
+    with pytest.raises(OutputError, match=r"thesis.txt is a file; choose a new or empty folder"):
         save_bundle(bundle, tmp_path / "thesis.txt")
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
     assert (tmp_path / "thesis.txt").read_text(encoding="utf-8") == "years of work"
@@ -156,13 +156,25 @@ def test_a_write_that_fails_leaves_the_old_bundle_or_nothing(
     monkeypatch.setattr(Path, "write_bytes", lambda path, data: (step(), write(path, data))[1])
     monkeypatch.setattr(Path, "replace", lambda path, target: (step(), move(path, target))[1])
     if fails_at < 8:  # six files, and two moves
-        with pytest.raises(OutputError, match="cannot write bundle .*: No space left on device; free space"):
+        with pytest.raises(OutputError, match=r"cannot write bundle .*: No space left on device; free space"):
             save_bundle(bundle, folder)
         assert load_bundle(folder).created == "earlier"
     else:
         save_bundle(bundle, folder)
         assert load_bundle(folder).created == bundle.created
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_a_first_bundle_that_cannot_be_put_in_place_leaves_nothing(
+    bundle: ControllerBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: Path, target: Path) -> Path:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(OutputError, match="Input/output error"):
+        save_bundle(bundle, tmp_path / "bundle")
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_old_bundle_that_cannot_be_put_back_is_not_deleted(
@@ -186,7 +198,7 @@ def test_a_parent_that_cannot_hold_a_folder_is_an_output_error(
     bundle: ControllerBundle, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
-    with pytest.raises(OutputError, match="cannot write bundle .*file/bundle: .*; free space") as error:
+    with pytest.raises(OutputError, match=r"cannot write bundle .*file/bundle: .*; free space") as error:
         save_bundle(bundle, tmp_path / "file" / "bundle")
     assert len(str(error.value).splitlines()) == 1
 
@@ -207,7 +219,7 @@ def test_a_parent_that_is_not_writable_is_an_output_error(
 @pytest.mark.parametrize("name", ["notes.txt", "../escape", "manifest.json", "plans.json"])
 def test_a_file_that_no_bundle_has_is_not_taken(bundle: ControllerBundle, tmp_path: Path, name: str) -> None:
     with pytest.raises(
-        OutputError, match="a bundle has no place for .*; its extra files are ppo.zip, report.html"
+        OutputError, match=r"a bundle has no place for .*; its extra files are ppo.zip, report.html"
     ):
         save_bundle(bundle, tmp_path / "bundle", {name: b""})
     assert not list(tmp_path.iterdir())
@@ -244,9 +256,14 @@ def test_a_file_that_became_a_folder_is_named(bundle_dir: Path, name: str) -> No
 @pytest.mark.parametrize("name", FILES)
 def test_a_file_of_another_bundle_is_named(bundle: ControllerBundle, bundle_dir: Path, name: str) -> None:
     other = replace(
-        bundle, plans=(), certificates=(), policy=tiny.random_policy(bundle.profile, seed=9), model_fingerprint="x",
-        profile=replace(bundle.profile, device="other"), calibration_json=bundle.calibration_json + " ",
-    )  # fmt: skip
+        bundle,
+        plans=(),
+        certificates=(),
+        policy=tiny.random_policy(bundle.profile, seed=9),
+        model_fingerprint="x",
+        profile=replace(bundle.profile, device="other"),
+        calibration_json=bundle.calibration_json + " ",
+    )
     save_bundle(other, bundle_dir.parent / "other")
     shutil.copy(bundle_dir.parent / "other" / name, bundle_dir / name)
     # Another manifest is sound in itself: then the files do not fit it.
@@ -379,8 +396,14 @@ def test_a_policy_for_other_precisions_is_refused(bundle: ControllerBundle, bund
     assert "the profile has" in refused(bundle_dir, "policy.npz")
 
 
-@given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
-                    | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))  # fmt: skip
+NUMBERS = st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+JSON = st.recursive(
+    st.none() | st.booleans() | NUMBERS | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+
+
+@given(JSON)
 @settings(deadline=None, max_examples=50)
 def test_json_files_are_read_back_as_written(value: Any) -> None:
     assert parse_json(json_bytes(value)) == value

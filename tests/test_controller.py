@@ -1,4 +1,4 @@
-"""The controller: the cheapest certified plan that fits the tolerance, and the reference in every other case."""
+"""The controller: the cheapest certified plan that fits the tolerance, and otherwise the reference."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_accepting_a_larger_drop_never_costs_more(one: float, other: float) -> N
 def test_a_tolerance_that_makes_no_sense_is_refused(
     controller: PrecisionController, tolerance_pp: float
 ) -> None:
-    with pytest.raises(GuardrailError, match="tolerance is .* pp, must be above 0; 1.0 is the usual choice"):
+    with pytest.raises(GuardrailError, match=r"tolerance is .* pp, must be above 0; 1.0 is the usual choice"):
         controller.decide(tolerance_pp)
     with pytest.raises(GuardrailError, match="tolerance is"):
         controller.propose(tolerance_pp)
@@ -111,12 +111,12 @@ def test_the_policy_proposes_a_plan_for_any_tolerance(controller: PrecisionContr
 
 
 def test_without_a_policy_nothing_is_proposed(bundle: ControllerBundle) -> None:
-    with pytest.raises(BundleError, match="the bundle carries no policy.npz; train with agent=ppo"):
+    with pytest.raises(BundleError, match=r"the bundle carries no policy.npz; train with agent=ppo"):
         PrecisionController(replace(bundle, policy=None)).propose(1.0)
 
 
 def test_a_policy_with_other_features_is_refused(bundle: ControllerBundle) -> None:
     policy = bundle.policy
     narrow = replace(policy, weights=(policy.weights[0][:, 1:], policy.weights[1]))
-    with pytest.raises(BundleError, match="policy.npz does not fit profile.json"):
+    with pytest.raises(BundleError, match=r"policy.npz does not fit profile.json"):
         PrecisionController(replace(bundle, policy=narrow)).propose(1.0)

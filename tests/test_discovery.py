@@ -296,7 +296,7 @@ def test_layers_that_never_run_do_not_count() -> None:
 
 
 def test_a_model_that_is_one_layer_is_told_how_to_get_a_name() -> None:
-    with pytest.raises(ModelError, match="is itself a single layer, which has no name .* nn.Sequential"):
+    with pytest.raises(ModelError, match=r"is itself a single layer, which has no name .* nn.Sequential"):
         discovered(nn.Linear(2, 2), torch.randn(3, 2))
 
 
@@ -355,7 +355,7 @@ def test_weights_and_statistics_that_are_not_finite_are_named(conv_model: nn.Mod
         require_finite_weights(conv_model)
     conv_model.head.weight.data.zero_()
     conv_model.stem_bn.running_var[2:4] = bad
-    with pytest.raises(ModelError, match="stem_bn.running_var holds 2 NaN or infinite of 8"):
+    with pytest.raises(ModelError, match=r"stem_bn.running_var holds 2 NaN or infinite of 8"):
         require_finite_weights(conv_model)
 
 
@@ -370,5 +370,5 @@ def test_weights_without_values_are_named() -> None:
         empty = nn.Sequential(nn.Linear(2, 2))
     lazy = nn.Sequential(nn.LazyLinear(2))
     for model in (empty, lazy):
-        with pytest.raises(ModelError, match="0.weight holds no values .* load the weights first"):
+        with pytest.raises(ModelError, match=r"0.weight holds no values .* load the weights first"):
             require_finite_weights(model)

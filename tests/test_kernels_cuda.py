@@ -122,8 +122,8 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
 
 # --- low-bit kernels ----------------------------------------------------------------------------------------
 
-# Relative to the output: int8 and fp8 differ by the order of a float32 sum, int4_wo by a rounding to bf16.
-LOW_BIT = [("int8", 2e-6), ("fp8_e4m3", 2e-6), ("int4_wo", 4e-3)]
+# Relative to the output: int8 and fp8 differ by the order of a float32 sum, int4_wo by roundings to bf16.
+LOW_BIT = [("int8", 2e-6), ("fp8_e4m3", 2e-6), ("int4_wo", 1e-2)]
 
 
 @pytest.mark.parametrize(("name", "tolerance"), LOW_BIT)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,10 +15,13 @@ from torch import Tensor, nn
 from wattbit import layer_costs
 from wattbit.energy import protocol
 from wattbit.energy.device_model import DeviceModel
+from wattbit.energy.measurement_cache import MeasurementCache
+from wattbit.errors import MeterError, PlanError
 from wattbit.kernels import cpu
 from wattbit.layer_costs import MeteredCost, ModelledCost
 from wattbit.layers import SwitchableModel
 from wattbit.precision import precision
+from wattbit.profiler import measure_profile
 
 FP32, INT8, INT4 = precision("fp32"), precision("int8"), precision("int4")
 
@@ -178,6 +182,132 @@ def test_measured_figures_carry_the_meter_s_provenance_and_device(timed, machine
     costs = metered(timed, machine)
     assert (costs.provenance, costs.device) == ("measured", "fake")
     assert costs.conversion_j(FP32, INT8) == 0.0
+
+
+def test_a_rest_is_charged_on_the_layers_figures_whatever_the_machine_does_in_between(timed, machine) -> None:
+    costs = metered(timed, machine)
+    for index in range(3):
+        costs.layer_cost(index, FP32)
+    machine.watts = lambda seconds: 9.0
+    energy_j, _ = costs.other()
+    assert energy_j == pytest.approx(1e-4 / 8, rel=1e-3)
+
+
+def test_measurements_are_open_to_reports_with_the_layers_they_stand_for(timed, machine) -> None:
+    costs = metered(timed, machine)
+    for index in range(3):
+        costs.layer_cost(index, INT8)
+    by_layers = {measured.layers: measured for measured in costs.measured}
+    assert set(by_layers) == {("first", "same_as_first"), ("twice",)}
+    shared = by_layers["first", "same_as_first"]
+    assert shared.precision == "int8"
+    assert shared.found.ratio_low <= 0.25 <= shared.found.ratio_high * (1 + 1e-9)
+
+
+def test_a_figure_at_the_reference_has_the_reference_s_own_spread(timed, machine) -> None:
+    machine.watts = lambda seconds: 1.0 + seconds
+    cost = metered(timed, machine).layer_cost(0, FP32)
+    assert cost.energy_rel_std > metered(timed, machine).layer_cost(0, INT8).energy_rel_std
+
+
+def test_a_figure_that_scatters_is_said_to(timed, machine, caplog: pytest.LogCaptureFixture) -> None:
+    machine.watts = lambda seconds: 1.0 + 0.9 * math.sin(1e3 * seconds)
+    metered(timed, machine).layer_cost(0, INT8)
+    assert "layer first at int8: measured energy is uncertain" in caplog.text
+
+
+def test_energy_above_idle_is_kept_where_idle_power_was_asked_for(
+    timed, machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layer_costs, "measure_idle_w", lambda meter, seconds: 0.4)
+    costs = MeteredCost(FakeMeter(machine), timed, torch.randn(8, 4), window_s=1e-3, trials=2, idle_s=1.0)
+    costs.layer_cost(0, INT8)
+    (measured,) = costs.measured
+    assert measured.found.net_ratio == pytest.approx(0.25)
+    assert measured.found.net_reference_j == pytest.approx(0.6 * measured.found.reference_j)
+
+
+def test_a_whole_plan_is_confirmed_against_what_the_profile_says(timed, machine) -> None:
+    costs = metered(timed, machine)
+    profile = measure_profile(timed, torch.randn(8, 4), costs)
+    plan = timed.reference_plan.replace(first="int8")
+    confirmed = costs.confirm(profile, plan)
+    # Four layer runs of 32 values each, of which one at a quarter of the time, and a rest of 1e-4 s.
+    whole = 4 * 32e-6 + 1e-4
+    assert confirmed.measured.energy_ratio == pytest.approx(1 - 24e-6 / whole, rel=1e-3)
+    assert confirmed.error == pytest.approx(0.0, abs=1e-3)
+    with pytest.raises(PlanError, match="cannot run at 'int4'"):
+        costs.confirm(profile, timed.reference_plan.replace(first="int4"))
+
+
+class GpuMeter(FakeMeter):
+    """A counter of another device than the model is on."""
+
+    refresh_s, min_window_s, lock_keys = 0.1, 5.0, ("gpu",)
+
+    def covers(self, device: str) -> bool:
+        """Only for GPUs."""
+        return device.startswith("cuda")
+
+
+def test_a_meter_of_another_device_than_the_model_s_is_refused(timed, machine) -> None:
+    with pytest.raises(
+        MeterError, match="the model is on cpu, whose energy is not counted by the meter of fake"
+    ):
+        MeteredCost(GpuMeter(machine), timed, torch.randn(8, 4))
+
+
+# --- the cache --------------------------------------------------------------------------------------------
+
+
+def profiled(
+    model: SwitchableModel, machine: FakeMachine, folder: Path, batch: Tensor | None = None, **settings: Any
+) -> tuple[Any, int]:
+    """A profile, and how many windows it took."""
+    meter = FakeMeter(machine)
+    cache = MeasurementCache(folder / "measurements.json", {"settings": settings.pop("meter", None)})
+    batch = torch.ones(8, 4) if batch is None else batch
+    costs = MeteredCost(meter, model, batch, **{"window_s": 1e-3, "trials": 2, **settings}, cache=cache)
+    return measure_profile(model, batch, costs), meter.windows
+
+
+def test_a_second_profile_measures_nothing_and_is_the_same(timed, machine, tmp_path: Path) -> None:
+    first, windows = profiled(timed, machine, tmp_path)
+    assert windows > 0
+    machine.watts = lambda seconds: 5.0
+    second, windows = profiled(timed, machine, tmp_path)
+    assert windows == 0
+    assert second == first
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"trials": 3},
+        {"window_s": 2e-3},
+        {"rules": protocol.Rules(max_cv=0.1)},
+        {"meter": {"watts": 5.0}},
+        {"batch": torch.full((8, 4), 2.0)},
+    ],
+    ids=lambda changed: next(iter(changed)),
+)
+def test_what_a_measurement_depends_on_makes_it_anew(
+    timed, machine, tmp_path: Path, changed: dict[str, Any]
+) -> None:
+    profiled(timed, machine, tmp_path)
+    assert profiled(timed, machine, tmp_path, **changed)[1] > 0
+
+
+def test_other_weights_or_another_torch_are_measured_anew(
+    timed, machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    profiled(timed, machine, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "__version__", "99.0")
+        assert profiled(timed, machine, tmp_path)[1] > 0
+    with torch.no_grad():
+        timed.model.first.weight.mul_(2.0)
+    assert profiled(timed, machine, tmp_path)[1] > 0
 
 
 # --- modelled ---------------------------------------------------------------------------------------------

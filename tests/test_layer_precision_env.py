@@ -106,6 +106,58 @@ def test_tolerances_and_prices_are_drawn_within_their_ranges() -> None:
     assert env.tolerance_range_pp == (0.2, 3.0)
 
 
+# What an observation says.
+
+
+def test_an_observation_says_what_its_names_promise() -> None:
+    env = make_env(pp_per_nat=20.0)
+    profile, names = env.encoder.profile, env.encoder.names
+    assert len(set(names)) == len(names) == env.encoder.size
+    observation, _ = env.reset(options={"tolerance_pp": 0.5, "energy_price": 2.0})
+    plan: list[str] = []
+    for layer, action in zip(profile.layers, [3, 1, 2, 0], strict=True):
+        seen = dict(zip(names, map(float, observation), strict=True))
+        committed_j = sum(profile.step_energy_j(i, p, plan[i - 1] if i else None) for i, p in enumerate(plan))
+        used_nats = sum(profile.layers[i].costs[p].sensitivity for i, p in enumerate(plan))
+        open_j = sum(later.costs["fp32"].energy_j for later in profile.layers[len(plan) :])
+        previous = plan[-1] if plan else "none"
+        expected = {
+            "tolerance_log10_pp": math.log10(0.5),
+            "energy_price_log10": math.log10(2.0),
+            "energy_committed": committed_j / profile.reference_energy_j,
+            "energy_open": open_j / profile.reference_energy_j,
+            "predicted_drop_used": 2.0 * math.tanh(20.0 * used_nats / 0.5 / 2.0),
+            "depth": layer.shape.depth,
+            **{f"previous_{name}": float(name == previous) for name in ("none", *PRECISIONS)},
+        }
+        for name in PRECISIONS:
+            cost = layer.costs.get(name)
+            drop_pp = cost.sensitivity * 20.0 if cost else 0.0
+            expected[f"supported_{name}"] = float(cost is not None)
+            expected[f"energy_ratio_{name}"] = cost.energy_j / layer.costs["fp32"].energy_j if cost else 1.0
+            expected[f"predicted_drop_log10_{name}"] = math.log10(max(drop_pp / 0.5, 1e-5)) if cost else 0.0
+        assert {name: seen[name] for name in expected} == pytest.approx(expected, abs=1e-6)
+        observation, *_ = env.step(action)
+        plan.append(PRECISIONS[action])
+    assert not observation.any()
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    tolerance=st.floats(1e-6, 1e6),
+    price=st.floats(1e-6, 1e6),
+    pp_per_nat=st.floats(1e-9, 1e12),
+    seed=st.integers(0, 99),
+)
+def test_observations_stay_bounded_whatever_is_asked(
+    tolerance: float, price: float, pp_per_nat: float, seed: int
+) -> None:
+    env = LayerPrecisionEnv(SyntheticEvaluator(make_profile(3, seed=seed)), pp_per_nat=pp_per_nat)
+    observation, _ = env.reset(options={"tolerance_pp": tolerance, "energy_price": price})
+    assert env.observation_space.contains(observation)
+    play(env, [4, 1, 2])
+
+
 # What an episode pays.
 
 

@@ -24,7 +24,7 @@ from wattbit.kernels import PackedKernel
 from wattbit.layers import REFERENCE, SwitchableModel
 from wattbit.packing import PackedLayers
 from wattbit.plan import PrecisionPlan
-from wattbit.precision import PRECISIONS
+from wattbit.precision import PRECISIONS, precision
 
 
 def uniform(model: SwitchableModel, name: str) -> PrecisionPlan:
@@ -146,7 +146,7 @@ def test_a_refused_model_keeps_its_mode(linear_model: nn.Module, linear_inputs: 
 
 def test_nan_weights_are_refused_by_name(conv_model: nn.Module, conv_inputs: Tensor) -> None:
     conv_model.stem.weight.data[0] = torch.nan
-    with pytest.raises(ModelError, match="stem.weight holds 9 NaN or infinite of 72 values"):
+    with pytest.raises(ModelError, match=r"stem.weight holds 9 NaN or infinite of 72 values"):
         SwitchableModel(conv_model, conv_inputs[:2], ["int8"])
 
 
@@ -555,6 +555,24 @@ def test_a_model_attached_in_inference_mode_runs_outside_of_it(
         for name in PRECISIONS:
             output = switchable.run(conv_inputs.clone().requires_grad_(), uniform(switchable, name))
             torch.testing.assert_close(output.detach(), expected[name].clone(), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("make", "inputs"), [(tiny.conv_model, tiny.images), (tiny.linear_model, tiny.tokens)]
+)
+def test_kernels_keep_their_arithmetic_under_autocast(make: Any, inputs: Any) -> None:
+    x = inputs(16)
+    with SwitchableModel(make(), x[:2], PRECISIONS) as switchable, torch.inference_mode():
+        switchable.calibrate([x])
+        for name in list(PRECISIONS)[1:]:
+            plan = uniform(switchable, name)
+            expected = switchable.run(x, plan)
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                found = switchable.run(x, plan)
+            # What lies between the layers may run in bf16, and what it shifts may cross a rounding step.
+            steps = 0.05 if precision(name).weight_bits >= 8 else 0.5
+            assert float((found - expected).norm() / expected.norm()) < steps, name
+            assert found.dtype == torch.float32
 
 
 # --- calibration ------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wattbit.errors import PlanError, PrecisionError, WattbitError
+from wattbit.errors import PlanError, PrecisionError
 from wattbit.plan import PrecisionPlan
 from wattbit.precision import PRECISIONS
 
@@ -88,7 +88,7 @@ def test_copies_of_a_plan_are_equal(copied: PrecisionPlan) -> None:
 
 
 def test_a_plan_is_not_equal_to_a_dict() -> None:
-    assert PLAN != dict(PLAN)
+    assert dict(PLAN) != PLAN
 
 
 def test_replacing_changes_the_named_layers_only() -> None:
@@ -99,11 +99,13 @@ def test_replacing_changes_the_named_layers_only() -> None:
 
 
 def test_a_layer_may_be_called_self() -> None:
-    assert PrecisionPlan({"self": "int8"}).replace(**{"self": "int4"})["self"] == "int4"
+    assert PrecisionPlan({"self": "int8"}).replace(self="int4")["self"] == "int4"
 
 
 def test_replacing_an_unknown_layer_is_refused() -> None:
-    with pytest.raises(PlanError, match="layer 'tail' is not in this plan; its layers: stem, body.0.conv, head"):
+    with pytest.raises(
+        PlanError, match=r"layer 'tail' is not in this plan; its layers: stem, body.0.conv, head"
+    ):
         PLAN.replace(tail="int8")
 
 
@@ -147,7 +149,10 @@ def test_one_name_is_read_as_the_uniform_plan() -> None:
         ('{"precisions": []}', "'precisions' is a JSON list"),
         ('{"": "int8"}', "layer name '' in plan: must be a non-empty string"),
         ('{"stem": "int8", "stem": "int4"}', "'stem' is given twice"),
-        ('{"stem": "int8", "tail": "int8"}', "plan names layer 'tail', which the model lacks; its layers: stem"),
+        (
+            '{"stem": "int8", "tail": "int8"}',
+            "plan names layer 'tail', which the model lacks; its layers: stem",
+        ),
         ('{"stem": "int8"}', "plan leaves out layer 'body.0.conv' (2 of 3 missing)"),
         ('{"stem": "int9"}', "unknown precision 'int9'"),
         ('{"stem": {"stem": "int8"}}', "unknown precision {'stem': 'int8'}"),
@@ -166,10 +171,11 @@ def test_a_mistake_in_a_plan_is_answered_in_one_line(text: str, message: str) ->
 def test_any_text_is_a_plan_or_is_refused_in_one_short_line(text: str) -> None:
     try:
         assert isinstance(PrecisionPlan.parse(text, LAYERS), PrecisionPlan)
-    except WattbitError as error:
-        assert isinstance(error, PlanError | PrecisionError)
-        assert len(str(error).splitlines()) == 1
-        assert len(str(error)) < 500
+        return
+    except (PlanError, PrecisionError) as error:
+        message = str(error)
+    assert len(message.splitlines()) == 1
+    assert len(message) < 500
 
 
 def test_a_plan_file_with_a_hundred_thousand_doubled_layers_is_refused_at_once() -> None:

@@ -88,7 +88,9 @@ def test_a_proposal_is_a_plan_for_the_profile_and_always_the_same(profile: Model
 
 def test_a_policy_for_other_precisions_is_refused(profile: ModelProfile) -> None:
     other = replace(policy(), precisions=("fp32", "bf16", "int8", "int4", "int2"))
-    with pytest.raises(ValueError, match="policy was trained for fp32, bf16, int8, int4, int2; this profile has"):
+    with pytest.raises(
+        ValueError, match="policy was trained for fp32, bf16, int8, int4, int2; this profile has"
+    ):
         other.propose(FeatureEncoder(profile, 20.0), Context(1.0))
 
 
@@ -119,7 +121,7 @@ def test_weights_that_are_not_finite_are_refused(bad: float) -> None:
     ],
 )
 def test_layers_that_do_not_fit_each_other_are_refused(change: dict[str, Any]) -> None:
-    with pytest.raises((ValueError, IndexError)):
+    with pytest.raises(ValueError):
         replace(policy(), **change)
 
 
@@ -166,8 +168,10 @@ def test_a_file_with_any_byte_changed_is_a_policy_or_refused(data: st.DataObject
     end = data.draw(st.just(len(content)) | st.integers(0, len(content)))
     try:
         assert isinstance(MLPPolicy.from_bytes(bytes(content[:end])), MLPPolicy)
+        return
     except ValueError as error:
-        assert len(str(error).splitlines()) == 1
+        message = str(error)
+    assert len(message.splitlines()) == 1
 
 
 def test_the_file_is_an_archive_that_numpy_reads() -> None:

@@ -46,7 +46,9 @@ def test_a_misspelt_precision_is_answered_with_the_likely_one_and_the_choices() 
     assert str(error.value).startswith("unknown precision 'int_8': did you mean 'int8'? choose from fp32, ")
 
 
-@given(st.one_of(st.text(), st.integers(), st.none(), st.lists(st.text()), st.dictionaries(st.text(), st.text())))
+@given(
+    st.one_of(st.text(), st.integers(), st.none(), st.lists(st.text()), st.dictionaries(st.text(), st.text()))
+)
 def test_whatever_is_no_precision_is_refused_in_one_short_line(name: object) -> None:
     if isinstance(name, str) and name in PRECISIONS:
         return

@@ -112,7 +112,7 @@ def test_a_layer_pays_for_the_conversion_of_its_input(profile: ModelProfile) -> 
 
 
 def test_a_plan_is_put_in_execution_order(profile: ModelProfile) -> None:
-    plan = PrecisionPlan({name: "int8" for name in reversed(profile.layer_names)})
+    plan = PrecisionPlan(dict.fromkeys(reversed(profile.layer_names), "int8"))
     assert list(profile.require_plan(plan)) == list(profile.layer_names)
 
 
@@ -126,7 +126,9 @@ def test_a_precision_that_a_layer_does_not_support_is_refused(profile: ModelProf
     narrower = replace(profile, layers=(LayerProfile(first.shape, {"fp32": first.costs["fp32"]}), *rest))
     assert narrower.supported(0) == ("fp32",)
     assert narrower.supported(1) == profile.precisions
-    with pytest.raises(PlanError, match=r"layer 'stem' cannot run at 'int8' in this profile \(modelled energy\)"):
+    with pytest.raises(
+        PlanError, match=r"layer 'stem' cannot run at 'int8' in this profile \(modelled energy\)"
+    ):
         narrower.require_plan(PrecisionPlan.uniform(profile.layer_names, "int8"))
 
 
@@ -183,7 +185,9 @@ def test_a_garbled_profile_is_refused_in_one_line(profile: ModelProfile, path: l
     assert len(str(error.value).splitlines()) == 1
 
 
-@pytest.mark.parametrize("key", ["layers", "precisions", "provenance", "device", "conversion_j", "other_energy_j"])
+@pytest.mark.parametrize(
+    "key", ["layers", "precisions", "provenance", "device", "conversion_j", "other_energy_j"]
+)
 def test_a_profile_that_lacks_something_is_refused(profile: ModelProfile, key: str) -> None:
     data = json.loads(profile.to_json())
     del data[key]

@@ -132,7 +132,9 @@ def test_precisions_without_a_cost_are_left_out(
 def test_a_device_that_cannot_run_the_reference_is_refused_rather_than_given_another_reference(
     switchable: SwitchableModel, device_model: DeviceModel, conv_inputs: Tensor
 ) -> None:
-    with pytest.raises(PrecisionError, match="'edge_7nm' gives layer 'depthwise' no cost at the reference 'fp32'"):
+    with pytest.raises(
+        PrecisionError, match="'edge_7nm' gives layer 'depthwise' no cost at the reference 'fp32'"
+    ):
         measure_profile(switchable, conv_inputs[:4], lacking(switchable, device_model, (1, "fp32")))
 
 
@@ -154,7 +156,9 @@ def test_a_reference_whose_output_is_not_finite_is_refused(device_model: DeviceM
     with SwitchableModel(model, x, ["int8"]) as switchable:
         switchable.calibrate([x])
         costs = ModelledCost(device_model, switchable.shapes)
-        with pytest.raises(ModelError, match="the reference output holds NaN or infinite values, allowed are 0"):
+        with pytest.raises(
+            ModelError, match="the reference output holds NaN or infinite values, allowed are 0"
+        ):
             measure_profile(switchable, x * torch.inf, costs)
 
 

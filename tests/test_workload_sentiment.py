@@ -29,7 +29,9 @@ from workloads.sentiment_net import EncoderSize, SentimentNet
 from workloads.training import seeded
 from workloads.workload import Split
 
-CONFIG = Path(__file__).parents[1] / "conf" / "workload" / "sentiment.yaml"
+ROOT = Path(__file__).parents[1]
+CONFIG = ROOT / "conf" / "workload" / "sentiment.yaml"
+CACHE = ROOT / "outputs" / "cache"
 TINY = EncoderSize(layers=1, width=16, ffn_width=32, heads=2, vocabulary=64, positions=16)
 SIZES = {"calibrate": 10, "search": 20, "certify": 20, "test": 20}
 DOWNLOAD = "pip download --no-deps --no-binary :all: --dest"
@@ -330,10 +332,15 @@ def test_batches_are_full_hold_no_sample_twice_and_differ_little_in_length(
 
 
 @pytest.mark.slow
-def test_the_trained_model_is_right_on_82_percent_of_the_test_sentences() -> None:
+def test_the_trained_model_is_right_on_82_percent_of_the_test_sentences_or_names_what_is_missing() -> None:
     config = yaml.safe_load(CONFIG.read_text())
     del config["_target_"]
-    workload = load(**{**config, "seed": 0, "cache_dir": "outputs/cache"})
+    arguments = {**config, "seed": 0, "cache_dir": str(CACHE)}
+    if not (INSTALLED and (CACHE / SDIST).is_file()):
+        with pytest.raises(DataError, match="run pip"):
+            load(**arguments)
+        return
+    workload = load(**arguments)
     test = workload.splits["test"]
-    assert float((predict(workload.model, test.inputs, 64).argmax(1) == test.labels).float().mean()) >= 0.82
     assert len(test) == 2000
+    assert float((predict(workload.model, test.inputs, 64).argmax(1) == test.labels).float().mean()) >= 0.82

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import logging
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import torch
 
 from wattbit.batches import Inputs, num_samples
+from wattbit.energy.counter import CounterMeter
 from wattbit.energy.device_model import DeviceModel
+from wattbit.energy.measurement_cache import MeasurementCache
 from wattbit.energy.meter import EnergyMeter, Provenance
-from wattbit.energy.protocol import Comparison, compare
+from wattbit.energy.protocol import Comparison, Confirmation, Rules, compare, measure_idle_w
+from wattbit.errors import MeterError
 from wattbit.layers import SwitchableModel
+from wattbit.measurement_identity import measurement_identity
+from wattbit.plan import PrecisionPlan
 from wattbit.precision import Precision
-from wattbit.profile import LayerShape
+from wattbit.profile import LayerShape, ModelProfile
 from wattbit.profiler import LayerCost
+
+_log = logging.getLogger(__name__)
 
 
 class ModelledCost:
@@ -69,6 +79,21 @@ class _LayerKey:
     precision: str
 
 
+@dataclass(frozen=True, slots=True)
+class MeasuredLayer:
+    """One measurement, and the layers it stands for.
+
+    Attributes:
+        layers: Names of the layers; they are of equal shape.
+        precision: The precision measured, against the reference.
+        found: The measurement, of the whole batch.
+    """
+
+    layers: tuple[str, ...]
+    precision: str
+    found: Comparison
+
+
 class MeteredCost:
     """Costs from a meter around each layer's kernel, on captured activations.
 
@@ -81,8 +106,14 @@ class MeteredCost:
         meter: The meter to read.
         model: The calibrated model.
         batch: Real samples to run.
-        window_s: Shortest measurement window, seconds.
-        trials: ABBA trials a layer.
+        window_s: Shortest measurement window, seconds; None for what suits the meter.
+        trials: Trials a layer; None for what suits the meter.
+        rules: When a trial is thrown away; None for the defaults.
+        idle_s: For so long the idle device's power is measured first, seconds; 0 to leave that out.
+        cache: Where measurements are kept; None to make them every time.
+
+    Raises:
+        MeterError: If the meter does not count the energy of the device that the model is on.
     """
 
     def __init__(
@@ -91,15 +122,24 @@ class MeteredCost:
         model: SwitchableModel,
         batch: Inputs,
         *,
-        window_s: float = 0.02,
-        trials: int = 5,
+        window_s: float | None = None,
+        trials: int | None = None,
+        rules: Rules | None = None,
+        idle_s: float = 0.0,
+        cache: MeasurementCache | None = None,
     ) -> None:
+        _require_covered(meter, model)
         self._meter = meter
         self._model = model
         self._batch = batch
         self._samples = num_samples(batch)
         self._window_s = window_s
         self._trials = trials
+        self._rules = rules or Rules()
+        self._idle_s = idle_s
+        self._idle_w: float | None = None
+        self._cache = cache
+        self._depends_on = measurement_identity(meter, model, batch) if cache else {}
         self._inputs = model.layer_inputs(batch)
         self._measured: dict[_LayerKey, Comparison] = {}
 
@@ -113,14 +153,24 @@ class MeteredCost:
         """The meter's device."""
         return self._meter.device
 
+    @property
+    def measured(self) -> tuple[MeasuredLayer, ...]:
+        """Every measurement of layers so far, with intervals and figures above idle."""
+        layers: dict[_LayerKey, list[str]] = {key: [] for key in self._measured}
+        for key in layers:
+            for index, name in enumerate(self._model.layer_names):
+                if self._key(index, key.precision) == key:
+                    layers[key].append(name)
+        return tuple(MeasuredLayer(tuple(layers[key]), key.precision, self._measured[key]) for key in layers)
+
     def layer_cost(self, layer_index: int, precision: Precision) -> LayerCost | None:
         """Measured cost for one inference; None if no native kernel runs the layer at ``precision``."""
         if self._model.native_kernel(layer_index, precision.name) is None:
             return None
-        base = self._compare(layer_index, self._model.precisions[0])
+        base = self._compare(layer_index, self._partner(layer_index))
         energy_j, seconds = base.reference_j / self._samples, base.reference_s / self._samples
         if precision == self._model.precisions[0]:
-            return LayerCost(energy_j, base.energy_rel_std, seconds * 1e3)
+            return LayerCost(energy_j, base.reference_rel_std, seconds * 1e3)
         found = self._compare(layer_index, precision)
         slower = found.candidate_s / found.reference_s
         return LayerCost(energy_j * found.energy_ratio, found.energy_rel_std, seconds * slower * 1e3)
@@ -131,28 +181,120 @@ class MeteredCost:
 
     @torch.inference_mode()
     def other(self) -> tuple[float | None, float | None]:
-        """Energy and time of the whole model less its switchable layers; None where noise is all there is."""
-        reference = self._model.reference_plan
-        run = lambda: self._model.run(self._batch, reference)  # noqa: E731
-        whole = compare(self._meter, run, run, window_s=self._window_s, trials=self._trials)
-        layers = [self._compare(index, self._model.precisions[0]) for index in range(len(self._model.shapes))]
-        energy_j = (whole.reference_j - sum(layer.reference_j for layer in layers)) / self._samples
-        seconds = (whole.reference_s - sum(layer.reference_s for layer in layers)) / self._samples
+        """Energy and time of what is not a switchable layer; None where noise is all there is.
+
+        All layers, one after the other, are measured against the whole model, and what is missing to 1 is
+        charged on the layers' own figures: drift between measurements does not matter here either.
+        """
+        reference = self._model.precisions[0].name
+        count = len(self._model.shapes)
+        layers = [self._model.layer_callable(index, reference) for index in range(count)]
+        calls = [(layer, x) for layer, inputs in zip(layers, self._inputs, strict=True) for x in inputs]
+        found = self._measure(
+            "what is not a layer",
+            {"measured": "layers against whole model"},
+            lambda: self._model.run(self._batch, self._model.reference_plan),
+            lambda: [layer(x) for layer, x in calls],
+        )
+        bases = [self._compare(index, self._partner(index)) for index in range(count)]
+        missing = 1.0 / found.energy_ratio - 1.0
+        energy_j = missing * sum(base.reference_j for base in bases) / self._samples
+        slower = found.reference_s / found.candidate_s - 1.0
+        seconds = slower * sum(base.reference_s for base in bases) / self._samples
         return energy_j if energy_j > 0.0 else None, seconds * 1e3 if seconds > 0.0 else None
 
     @torch.inference_mode()
+    def confirm(self, profile: ModelProfile, plan: PrecisionPlan) -> Confirmation:
+        """Measure the whole model under ``plan`` against the reference, beside what ``profile`` says of it.
+
+        Raises:
+            PlanError: If the plan is for another model, or uses what the profile does not have.
+            MeterError: If the meter fails.
+        """
+        plan = profile.require_plan(plan)
+        found = self._measure(
+            f"plan {plan.plan_id}",
+            {"measured": "whole model", "plan": dict(plan)},
+            lambda: self._model.run(self._batch, self._model.reference_plan),
+            lambda: self._model.run(self._batch, plan),
+        )
+        return Confirmation(found, profile.plan_energy_j(plan) / profile.reference_energy_j)
+
+    def _partner(self, layer_index: int) -> Precision:
+        """The precision whose measurement yields the reference's figures too: the first other native one."""
+        first, *others = self._model.precisions
+        if not self._model.calibration:
+            return first
+        native = (p for p in others if self._model.native_kernel(layer_index, p.name) is not None)
+        return next(native, first)
+
+    @torch.inference_mode()
     def _compare(self, layer_index: int, precision: Precision) -> Comparison:
-        shape = replace(self._model.shapes[layer_index], name="", depth=0.0)
-        key = _LayerKey(shape, self._model.folds_batch_norm[layer_index], precision.name)
+        key = self._key(layer_index, precision.name)
         if key not in self._measured:
             inputs = self._inputs[layer_index]
             reference = self._model.layer_callable(layer_index, self._model.precisions[0].name)
             candidate = self._model.layer_callable(layer_index, precision.name)
-            self._measured[key] = compare(
-                self._meter,
+            self._measured[key] = self._measure(
+                f"layer {self._model.layer_names[layer_index]} at {precision.name}",
+                {**asdict(key), "kernel": self._model.native_kernel(layer_index, precision.name)},
                 lambda: [reference(x) for x in inputs],
                 lambda: [candidate(x) for x in inputs],
-                window_s=self._window_s,
-                trials=self._trials,
             )
         return self._measured[key]
+
+    def _key(self, layer_index: int, precision: str) -> _LayerKey:
+        shape = replace(self._model.shapes[layer_index], name="", depth=0.0)
+        return _LayerKey(shape, self._model.folds_batch_norm[layer_index], precision)
+
+    def _measure(
+        self,
+        label: str,
+        what: dict[str, Any],
+        reference: Callable[[], object],
+        candidate: Callable[[], object],
+    ) -> Comparison:
+        """The comparison from the cache, or made now and kept."""
+        parts = {
+            **self._depends_on,
+            **what,
+            "window_s": self._window_s,
+            "trials": self._trials,
+            "idle_s": self._idle_s,
+            "rules": asdict(self._rules),
+        }
+        known = self._cache.get(parts) if self._cache else None
+        if known is not None:
+            return known
+        if self._idle_s > 0.0 and self._idle_w is None and self.provenance == "measured":
+            self._idle_w = measure_idle_w(self._meter, self._idle_s)
+        found = compare(
+            self._meter,
+            reference,
+            candidate,
+            window_s=self._window_s,
+            trials=self._trials,
+            rules=self._rules,
+            idle_w=self._idle_w,
+        )
+        if not found.reliable:
+            _log.warning(
+                "%s: %s energy is uncertain: windows of the same work kept differing by a CV above %g; "
+                "a quieter machine gives better figures",
+                label,
+                self.provenance,
+                self._rules.max_cv,
+            )
+        if self._cache:
+            self._cache.put(parts, found)
+        return found
+
+
+def _require_covered(meter: EnergyMeter, model: SwitchableModel) -> None:
+    device = next((tensor.device for tensor in model.model.state_dict().values()), torch.device("cpu"))
+    name = f"{device.type}:{device.index or 0}" if device.type == "cuda" else device.type
+    if isinstance(meter, CounterMeter) and not meter.covers(name):
+        raise MeterError(
+            f"the model is on {name}, whose energy is not counted by the meter of {meter.device}; choose a "
+            "meter for that device (energy=rapl for the CPU, energy=nvml for CUDA), or move the model"
+        )

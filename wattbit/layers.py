@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from wattbit.batches import Inputs, call_model, concatenated
 from wattbit.calibration import ActivationObserver, Calibration, integer_widths
 from wattbit.discovery import find_layers, foldable, require_finite_weights
+from wattbit.forwards import SwitchedForwards, relu_forward
 from wattbit.kernels.layer_weights import take_weights
 from wattbit.links import find_links
 from wattbit.packing import REFERENCE, Kernels, PackedLayers
@@ -254,54 +255,18 @@ class SwitchableModel:
         with self._batches.holding(held):
             return call_model(self._model, batch)
 
-    def _held(self) -> Batch:
-        # Without a batch, a part of the model was called by itself.
-        return self._batches.held or Batch(self._active.kernels)
-
     def _attach(self) -> None:
+        forwards = SwitchedForwards(self._batches, lambda: self._active.kernels)
         for index, found in enumerate(self._found):
-            self._patches.replace(found.module, partial(self._layer_forward, index))
+            self._patches.replace(found.module, partial(forwards.layer, index))
             if found.batch_norm is not None:
-                self._patches.replace(found.batch_norm, partial(self._norm_forward, index))
+                self._patches.replace(found.batch_norm, partial(forwards.norm, index))
         for link in self._links:
             if link.relu is not None:
-                self._patches.replace(link.relu, _relu_forward)
-        self._patches.replace(self._model, self._model_forward)
+                self._patches.replace(link.relu, relu_forward)
+        self._patches.replace(self._model, forwards.model)
 
     def _give_back(self) -> None:
         self._patches.undo()
         while self._was_training:
             self._was_training.pop().training = True
-
-    def _model_forward(self, original: Any) -> Any:
-        def forward(*args: Any, **kwargs: Any) -> Any:
-            if self._batches.held is not None:
-                return original(*args, **kwargs)
-            with self._batches.holding(Batch(self._active.kernels), or_after_stop=True):
-                return original(*args, **kwargs)
-
-        return forward
-
-    def _layer_forward(self, index: int, original: Any) -> Any:
-        def forward(input: Tensor) -> Any:  # noqa: A002 - callers may give it by this name
-            held = self._held()
-            if held.watch is not None:
-                held.watch(index, input)
-            packed = held.kernels[index]
-            return original(input) if packed is None else packed.run(input)
-
-        return forward
-
-    def _norm_forward(self, index: int, original: Any) -> Any:
-        def forward(input: Tensor) -> Any:  # noqa: A002
-            return original(input) if self._held().kernels[index] is None else input
-
-        return forward
-
-
-def _relu_forward(original: Any) -> Any:
-    def forward(input: Tensor) -> Any:  # noqa: A002
-        # Codes come from a kernel that has applied the ReLU.
-        return input if input.dtype == torch.uint8 else original(input)
-
-    return forward

@@ -218,10 +218,10 @@ class PrecisionRuntime:
 
     def _shadowed(self, switchable: SwitchableModel, batch: Inputs, plan: PrecisionPlan, output: Any) -> Any:
         """The answer to a batch; every so often the reference's, to see whether the plan agrees with it."""
-        if not self._watch.due():
-            self._count(batch, plan)
-            return output
         try:
+            if not self._watch.due():
+                self._count(batch, plan)
+                return output
             expected = switchable.run(batch, self._reference)
             differs = disagreement(output, expected)
             alarm = self._watch.observe(differs)

@@ -76,5 +76,5 @@ def disagreement(output: Any, expected: Any) -> list[bool]:
     """
     with torch.no_grad():
         found, wanted = logits_of(output).argmax(1), logits_of(expected).argmax(1)
-        differs: Tensor = (found != wanted).reshape(len(found), -1).any(1)
+        differs: Tensor = (found != wanted).unsqueeze(-1).flatten(1).any(1)
         return [bool(value) for value in differs.tolist()]

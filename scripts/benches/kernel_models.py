@@ -15,7 +15,7 @@ from scripts.benches.energy import energy_columns
 from scripts.benches.timing import compare_times
 from scripts.build import build_workload
 from scripts.entry import check_overrides
-from wattbit.batches import Inputs, batches, select
+from wattbit.batches import Inputs, batches, num_samples, select
 from wattbit.energy.meter import EnergyMeter
 from wattbit.errors import DataError
 from wattbit.layers import SwitchableModel
@@ -29,6 +29,8 @@ BATCH = 64
 TOKENS = 56
 CALIBRATE = 128
 AGREEMENT_SPLITS = ("search", "certify", "test")
+AGREEMENT_SAMPLES = 2048
+"""At most so many samples, from the beginning: enough to see one prediction in a thousand differ."""
 
 
 def encoder_rows(counter: EnergyMeter | None, *, trials: int = 5) -> list[dict[str, Cell]]:
@@ -50,7 +52,7 @@ def encoder_rows(counter: EnergyMeter | None, *, trials: int = 5) -> list[dict[s
 
 
 def agreement_rows(names: Sequence[str] = ("digits", "sentiment")) -> list[dict[str, Cell]]:
-    """The share of samples that native and emulated kernels classify alike, for each workload that is here."""
+    """The share of samples that native and emulated kernels classify alike, for each workload here."""
     rows = []
     for name in names:
         workload = load_workload(name)
@@ -62,9 +64,8 @@ def agreement_rows(names: Sequence[str] = ("digits", "sentiment")) -> list[dict[
 @torch.inference_mode()
 def model_agreement(workload: Workload) -> list[dict[str, Cell]]:
     """One row for each precision that is native for some layer of the workload's model."""
-    inputs = [workload.splits[name].inputs for name in AGREEMENT_SPLITS]
-    parts = [part for split in inputs for part in batches(split, workload.batch_size)]
-    example = select(inputs[0], slice(0, 2))
+    parts = _samples(workload)
+    example = select(parts[0], slice(0, 2))
     with SwitchableModel(workload.model, example, list(PRECISIONS)) as model:
         calibration = model.calibrate(batches(workload.splits["calibrate"].inputs, workload.batch_size))
         native = {name: _logits(model, name, parts) for name in native_precisions(model)}
@@ -84,6 +85,18 @@ def model_agreement(workload: Workload) -> list[dict[str, Cell]]:
                 }
             )
     return rows
+
+
+def _samples(workload: Workload) -> list[Inputs]:
+    """Batches of the splits in question, up to the number of samples that is enough."""
+    parts: list[Inputs] = []
+    left = AGREEMENT_SAMPLES
+    for name in AGREEMENT_SPLITS:
+        for part in batches(workload.splits[name].inputs, workload.batch_size):
+            if left > 0:
+                parts.append(select(part, slice(0, left)))
+                left -= num_samples(part)
+    return parts
 
 
 def native_precisions(model: SwitchableModel) -> list[str]:

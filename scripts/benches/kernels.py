@@ -85,7 +85,6 @@ def layer_row(
     return {
         "table": "layers",
         "layer": case.name,
-        "kind": case.kind,
         "batch": case.batch,
         "precision": precision.name,
         "kernel": native.name,

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from scripts.benches import Benchmark, Cell
-from scripts.benches.timing import compare_times
+from scripts.benches.timing import Wait, compare_times
 from wattbit.energy.time_power import cpu_name
 from wattbit.layers import SwitchableModel
 from wattbit.plan import PrecisionPlan
@@ -30,14 +30,19 @@ NEW_PLANS = 200
 
 def run() -> Benchmark:
     """Measure on the CPU."""
-    net, x = _network(), torch.randn(BATCH, WIDTH, generator=torch.Generator().manual_seed(0))
+    net, x = network(), torch.randn(BATCH, WIDTH, generator=torch.Generator().manual_seed(0))
     with SwitchableModel(net, x, ["bf16", "int8"]) as model:
         model.calibrate([x])
         return measure(model, x)
 
 
 def measure(
-    model: SwitchableModel, x: Tensor, *, switches: int = SWITCHES, new_plans: int = NEW_PLANS
+    model: SwitchableModel,
+    x: Tensor,
+    *,
+    switches: int = SWITCHES,
+    new_plans: int = NEW_PLANS,
+    wait: Wait = lambda: None,
 ) -> Benchmark:
     """Time the switches of a calibrated ``model`` that offers bf16 and int8, and its layer calls on ``x``."""
     names = model.layer_names
@@ -50,7 +55,7 @@ def measure(
     copies = (PrecisionPlan(dict(plan)) for plan in itertools.cycle(plans))
     equal = _switch_us(model, copies, switches)
     new = _switch_us(model, _random_plans(names), new_plans)
-    call_us, first_us = _layer_call_us(model, x, plans)
+    call_us, first_us = _layer_call_us(model, x, plans, wait)
     rows: list[dict[str, Cell]] = [
         _row("prepared plans, the same objects", prepared, len(names)),
         _row("prepared plans, read anew", equal, len(names)),
@@ -99,28 +104,32 @@ def _random_plans(names: tuple[str, ...]) -> Iterator[PrecisionPlan]:
 
 
 @torch.inference_mode()
-def _layer_call_us(model: SwitchableModel, x: Tensor, plans: list[PrecisionPlan]) -> tuple[float, float]:
+def _layer_call_us(
+    model: SwitchableModel, x: Tensor, plans: list[PrecisionPlan], wait: Wait
+) -> tuple[float, float]:
     """Extra time of one layer call: while attached at the reference; in the first batch after a switch."""
     layers = len(model.layer_names)
     model.switch(model.reference_plan)
-    plain = _network().eval()
-    timing = compare_times(lambda: plain(x), lambda: model.model(x))
+    plain = network(layers).to(x.device)
+    timing = compare_times(lambda: plain(x), lambda: model.model(x), wait=wait)
     attached_us = (timing.candidate_s - timing.reference_s) / layers * 1e6
     extra_ns = []
     for plan in itertools.islice(itertools.cycle(plans), 100):
         model.switch(plan)
-        first_ns, next_ns = (_run_ns(lambda: model.run(x)) for _ in range(2))
+        first_ns, next_ns = (_run_ns(lambda: model.run(x), wait) for _ in range(2))
         extra_ns.append(first_ns - next_ns)
     return attached_us, statistics.median(extra_ns) / layers / 1e3
 
 
-def _run_ns(work: Callable[[], object]) -> int:
+def _run_ns(work: Callable[[], object], wait: Wait) -> int:
     start = time.perf_counter_ns()
     work()
+    wait()
     return time.perf_counter_ns() - start
 
 
-def _network(modules: int = MODULES) -> nn.Sequential:
+def network(modules: int = MODULES) -> nn.Sequential:
+    """Linear layers one after the other, in eval mode; the same weights at every call."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
-        return nn.Sequential(*(nn.Linear(WIDTH, WIDTH) for _ in range(modules)))
+        return nn.Sequential(*(nn.Linear(WIDTH, WIDTH) for _ in range(modules))).eval()

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from wattbit.energy.counter import CounterMeter
 from wattbit.energy.device_model import DeviceModel
 from wattbit.energy.meter import EnergyMeter
+from wattbit.energy.nvml import NvmlMeter
+from wattbit.energy.rapl import RaplMeter
 from wattbit.errors import MeterError
 
 Candidate = tuple[str, Callable[[], EnergyMeter]]
@@ -20,10 +24,12 @@ class Choice:
     Attributes:
         meter: A meter, or the model of a device.
         reason: One sentence for the first line of a run: which one it is, and why none before it.
+        name: What the meter was called among the candidates; None for the model of a device.
     """
 
     meter: EnergyMeter | DeviceModel
     reason: str
+    name: str | None = None
 
 
 def choose_meter(candidates: Sequence[Candidate], fallback: DeviceModel) -> Choice:
@@ -38,9 +44,38 @@ def choose_meter(candidates: Sequence[Candidate], fallback: DeviceModel) -> Choi
         except MeterError as error:
             refused.append(f"{name}: {' '.join(str(error).split()).rstrip('.')}")
             continue
-        return Choice(meter, f"Energy is {meter.provenance} by {name} on {meter.device}{_because(refused)}.")
+        return Choice(
+            meter, f"Energy is {meter.provenance} by {name} on {meter.device}{_because(refused)}.", name
+        )
     why = _because(refused) or ", as no counter was looked for"
     return Choice(fallback, f"Energy is {fallback.provenance} for {fallback.device}{why}.")
+
+
+def counters(model_device: str = "cpu") -> tuple[Candidate, ...]:
+    """The counters to look for, the best first: of NVIDIA's GPUs, then of the CPU.
+
+    A counter that works but does not count the work on ``model_device`` (as torch names it: ``cpu``,
+    ``cuda:0``) is refused: its joules would be those of an idle device.
+    """
+    number = int(model_device.partition(":")[2] or 0)
+    kinds: tuple[tuple[str, str, Callable[[], CounterMeter]], ...] = (
+        ("nvml", "cuda", lambda: NvmlMeter((number,))),
+        ("rapl", "cpu", RaplMeter),
+    )
+    return tuple((name, _candidate(kind, build, model_device)) for name, kind, build in kinds)
+
+
+def _candidate(kind: str, build: Callable[[], CounterMeter], model_device: str) -> Callable[[], EnergyMeter]:
+    def make() -> EnergyMeter:
+        if not model_device.startswith(kind):
+            raise MeterError(f"the model runs on {model_device}, which it does not count")
+        try:
+            return build()
+        except MeterError as error:
+            # The remedy is for those who ask for this very counter; here the reason is enough.
+            raise MeterError(re.split(r"[:;] ", str(error))[0]) from None
+
+    return make
 
 
 def _because(refused: Sequence[str]) -> str:

@@ -37,6 +37,9 @@ class CounterMeter(EnergyMeter, Protocol):
     def lock_keys(self) -> tuple[str, ...]:
         """Names of what only one measurement may use at a time."""
 
+    def covers(self, device: str) -> bool:
+        """True if work on ``device`` (as torch names it: ``cpu``, ``cuda:1``) is in its figures."""
+
 
 @dataclass(frozen=True, slots=True)
 class Instant:

@@ -134,6 +134,13 @@ class NvmlMeter:
         """The GPUs by UUID."""
         return tuple(f"{gpu.name} {gpu.uuid}" for gpu in self._gpus)
 
+    def covers(self, device: str) -> bool:
+        """True for the GPUs whose energy is added up, and for any where CUDA's numbers are not known."""
+        numbers = [gpu.cuda_number for gpu in self._gpus]
+        return device.startswith("cuda") and (
+            None in numbers or int(device.partition(":")[2] or 0) in numbers
+        )
+
     def window(self) -> CounterWindow[_Begin]:
         """Open a window; it closes, and its result is ready, when the context is left."""
         return CounterWindow(

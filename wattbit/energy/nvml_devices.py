@@ -28,6 +28,7 @@ class Gpu:
     Attributes:
         handle: NVML's handle.
         index: NVML's number of it, as ``nvidia-smi`` shows it.
+        cuda_number: CUDA's number of it, as in ``cuda:1``; None if not known.
         uuid: Its UUID.
         name: Its product name.
         source: Where its energy comes from.
@@ -36,6 +37,7 @@ class Gpu:
 
     handle: Any
     index: int
+    cuda_number: int | None
     uuid: str
     name: str
     source: EnergySource
@@ -95,7 +97,8 @@ def find_gpus(
     doubled = [index for index in indices if indices.count(index) > 1]
     if doubled:
         raise MeterError(f"GPU {doubled[0]} is given twice in {list(wanted)}; name each GPU once")
-    return tuple(_describe(nvml, every[index], index, source) for index in indices)
+    numbers = {index: number for number, index in enumerate(order or ())}
+    return tuple(_describe(nvml, every[index], index, numbers.get(index), source) for index in indices)
 
 
 def read_energy_mj(nvml: Any, handle: Any) -> int:
@@ -180,7 +183,9 @@ def _by_uuid(nvml: Any, every: Sequence[Any], prefix: str) -> int | None:
     return found[0] if len(found) == 1 else None
 
 
-def _describe(nvml: Any, handle: Any, index: int, source: EnergySource | None) -> Gpu:
+def _describe(
+    nvml: Any, handle: Any, index: int, cuda_number: int | None, source: EnergySource | None
+) -> Gpu:
     name = _text(nvml.nvmlDeviceGetName(handle))
     _refuse_mig(nvml, handle, f"GPU {index} ({name})", index)
     candidates: tuple[EnergySource, ...] = ("counter", "power") if source is None else (source,)
@@ -194,7 +199,7 @@ def _describe(nvml: Any, handle: Any, index: int, source: EnergySource | None) -
         limit_w: float | None = nvml.nvmlDeviceGetEnforcedPowerLimit(handle) / 1000.0
     except nvml.NVMLError:
         limit_w = None
-    return Gpu(handle, index, _text(nvml.nvmlDeviceGetUUID(handle)), name, usable[0], limit_w)
+    return Gpu(handle, index, cuda_number, _text(nvml.nvmlDeviceGetUUID(handle)), name, usable[0], limit_w)
 
 
 def _refuse_mig(nvml: Any, handle: Any, label: str, index: int) -> None:

@@ -108,6 +108,10 @@ class RaplMeter:
         """This machine's CPUs."""
         return ("the CPU's RAPL counters",)
 
+    def covers(self, device: str) -> bool:
+        """True for the CPU."""
+        return device == "cpu"
+
     def window(self) -> CounterWindow[_Begin]:
         """Open a window; it closes, and its result is ready, when the context is left."""
         return CounterWindow(self.lock_keys, self._begin, self._end)

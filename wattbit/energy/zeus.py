@@ -81,7 +81,7 @@ class ZeusMeter:
         # so that their start is in no window that counts.
         probe = self._asked(lambda: self._measure_nothing())
         self._part = _choose_part(probe, part)
-        self._device = _device(probe, self._part)
+        self._device = _device(self._monitor, probe, self._part)
 
     @property
     def provenance(self) -> Provenance:
@@ -107,6 +107,10 @@ class ZeusMeter:
     def lock_keys(self) -> tuple[str, ...]:
         """What is measured."""
         return (self._device,)
+
+    def covers(self, device: str) -> bool:
+        """True for GPUs, or for whatever is on a system on a chip."""
+        return self._part == "soc" or device.startswith("cuda")
 
     def window(self) -> CounterWindow[_Begin]:
         """Open a window; it closes, and its result is ready, when the context is left."""
@@ -198,11 +202,17 @@ def _choose_part(probe: Any, part: Part | None) -> Part:
     return part or found[0]
 
 
-def _device(probe: Any, part: Part) -> str:
+def _device(monitor: Any, probe: Any, part: Part) -> str:
     if part == "gpu":
-        return "gpu: " + " + ".join(f"GPU {index} (by Zeus)" for index in probe.gpu_energy)
-    kind = type(probe.soc_energy).__name__.removesuffix("Measurement")
-    return f"soc: {kind} (by Zeus)"
+        return "gpu: " + " + ".join(_gpu_name(monitor, index) for index in probe.gpu_energy)
+    return f"soc: {type(probe.soc_energy).__name__.removesuffix('Measurement')}"
+
+
+def _gpu_name(monitor: Any, index: int) -> str:
+    try:
+        return str(monitor.gpus.get_name(index))
+    except Exception:
+        return f"GPU {index}"  # a name is no reason to fail; older versions ask for it otherwise
 
 
 def _gpus_j(measured: Any) -> dict[str, float]:

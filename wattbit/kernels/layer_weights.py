@@ -98,7 +98,6 @@ def _fold(weight: Tensor, bias: Tensor | None, norm: nn.BatchNorm2d) -> tuple[Te
     return weight.double() * gain.reshape(-1, 1, 1, 1), shift
 
 
-def _pair(value: int | str | tuple[int, ...]) -> tuple[int, int]:
-    if isinstance(value, tuple):
-        return value[0], value[1]
-    return int(value), int(value)
+def _pair(value: str | tuple[int, ...]) -> tuple[int, int]:
+    # `is_switchable` has refused padding that is given as a text.
+    return int(value[0]), int(value[1])

@@ -1,0 +1,222 @@
+"""One trial: reference, candidate, candidate, reference, once or several times over."""
+
+from __future__ import annotations
+
+import math
+import random
+import statistics
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from wattbit.energy.counter import CounterMeter
+from wattbit.energy.device_sync import synchronize
+from wattbit.energy.meter import Energy, EnergyMeter
+from wattbit.energy.rejection import Rejection, Rules, rejection
+
+Work = Callable[[], object]
+
+FINE_WINDOW_S = 0.002
+"""Shortest window of a meter that may be read at any moment: some hundred times what reading it takes."""
+
+_TRIALS = 5
+_FINE_ROUNDS = 10
+_FINE_TRIAL_S = 0.2
+_SETTLE_SHARE = 0.25
+_LONGEST_SETTLE_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """How the windows of a comparison are laid out.
+
+    Attributes:
+        repeats: Runs per window.
+        settle_runs: Runs before a window that follows other work.
+        rounds: Rounds of four windows in a trial.
+        trials: Trials wanted.
+        longest_gap_s: Longest random gap before a window, seconds.
+    """
+
+    repeats: int
+    settle_runs: int
+    rounds: int
+    trials: int
+    longest_gap_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A trial's four windows in order of time, and why it is thrown away, if it is."""
+
+    windows: tuple[Energy, Energy, Energy, Energy]
+    rejection: Rejection | None
+
+    @property
+    def energy_ratio(self) -> float:
+        """Candidate energy over reference energy."""
+        first, second, third, fourth = (window.energy_j for window in self.windows)
+        return (second + third) / (first + fourth)
+
+    @property
+    def time_ratio(self) -> float:
+        """Candidate time over reference time."""
+        first, second, third, fourth = (window.seconds for window in self.windows)
+        return (second + third) / (first + fourth)
+
+    @property
+    def reference_j(self) -> float:
+        """Energy of a window of the reference, joules."""
+        return (self.windows[0].energy_j + self.windows[3].energy_j) / 2
+
+    @property
+    def reference_s(self) -> float:
+        """Length of a window of the reference, seconds."""
+        return (self.windows[0].seconds + self.windows[3].seconds) / 2
+
+
+def make_schedule(
+    meter: EnergyMeter,
+    works: Sequence[Work],
+    window_s: float | None,
+    trials: int | None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Schedule:
+    """Lay out windows for what suits the meter, or for what was asked for.
+
+    Args:
+        meter: The meter; if it reads a counter, its shortest window is kept in any case.
+        works: What is to be measured; run here, to see how long it takes.
+        window_s: Shortest window, seconds; None for what suits the meter.
+        trials: Trials; None for what suits the meter.
+        clock: Seconds on a monotonic clock.
+    """
+    counter = meter if isinstance(meter, CounterMeter) else None
+    shortest_s = counter.min_window_s if counter else 0.0
+    found = [_repeats(work, max(window_s or FINE_WINDOW_S, shortest_s), clock) for work in works]
+    repeats = max(repeats for repeats, _ in found)
+    longest_run_s = max(run_s for _, run_s in found)
+    settle_runs = min(math.ceil(_SETTLE_SHARE * repeats), math.ceil(_LONGEST_SETTLE_S / longest_run_s))
+    rounds = 1
+    if counter is None and window_s is None:
+        round_s = 4 * statistics.fmean(run_s for _, run_s in found) * (repeats + settle_runs)
+        rounds = max(1, min(_FINE_ROUNDS, int(_FINE_TRIAL_S / round_s)))
+    return Schedule(
+        repeats=repeats,
+        settle_runs=settle_runs,
+        rounds=rounds,
+        trials=trials or _TRIALS,
+        longest_gap_s=2 * counter.refresh_s if counter else 0.0,
+    )
+
+
+def _repeats(work: Work, window_s: float, clock: Callable[[], float]) -> tuple[int, float]:
+    """Runs that fill ``window_s``, and seconds of one; doubles until the time they take can be trusted.
+
+    The meter is not asked: a counter that is read too soon has not moved yet.
+    """
+    repeats = 1
+    while True:
+        seconds = _seconds(work, repeats, clock)
+        if seconds >= window_s / 4 and seconds < _LONGEST_SETTLE_S:
+            # A single interruption must not make windows short.
+            seconds = min(seconds, _seconds(work, repeats, clock), _seconds(work, repeats, clock))
+        if seconds >= window_s / 4:
+            return math.ceil(repeats * window_s / seconds), seconds / repeats
+        repeats *= 2
+
+
+def _seconds(work: Work, repeats: int, clock: Callable[[], float]) -> float:
+    synchronize()
+    start = clock()
+    for _ in range(repeats):
+        work()
+    synchronize()
+    return clock() - start
+
+
+class TrialRunner:
+    """Runs trials of one comparison.
+
+    Args:
+        meter: The meter to read.
+        reference: One run of the reference.
+        candidate: One run of the candidate.
+        schedule: How windows are laid out.
+        rules: When a trial is thrown away.
+        sleep: Waits for a time in seconds.
+    """
+
+    def __init__(
+        self,
+        meter: EnergyMeter,
+        reference: Work,
+        candidate: Work,
+        schedule: Schedule,
+        rules: Rules,
+        sleep: Callable[[float], None],
+    ) -> None:
+        self._meter = meter
+        self._order = (reference, candidate, candidate, reference)
+        self._schedule = schedule
+        self._rules = rules
+        self._sleep = sleep
+        self._random = random.Random(rules.seed)  # noqa: S311 - no secret
+
+    def run(self) -> Trial:
+        """Run one trial.
+
+        Raises:
+            MeterError: If the meter fails.
+        """
+        self._settle(self._order[0])
+        rounds = [self._round() for _ in range(self._schedule.rounds)]
+        first, second, third, fourth = (_calm_half([windows[i] for windows in rounds]) for i in range(4))
+        every = [window for windows in rounds for window in windows]
+        verdict = rejection(every, ((first, fourth), (second, third)), self._rules)
+        return Trial((first, second, third, fourth), verdict)
+
+    def _round(self) -> list[Energy]:
+        windows = []
+        for position, work in enumerate(self._order):
+            if self._schedule.longest_gap_s > 0.0:
+                # Windows must not march in step with the counter's refresh.
+                self._sleep(self._random.uniform(0.0, self._schedule.longest_gap_s))
+                self._settle(work)
+            elif position in (1, 3):
+                self._settle(work)
+            windows.append(self._window(work))
+            if self._schedule.longest_gap_s == 0.0 and position in (0, 2):
+                # Nothing needs this, but drift that is linear in time cancels only if what lies between
+                # windows is the same before and after the middle.
+                self._settle(work)
+        return windows
+
+    def _window(self, work: Work) -> Energy:
+        synchronize()
+        with self._meter.window() as window:
+            for _ in range(self._schedule.repeats):
+                work()
+            synchronize()
+        return window.result
+
+    def _settle(self, work: Work) -> None:
+        for _ in range(self._schedule.settle_runs):
+            work()
+
+
+def _calm_half(windows: Sequence[Energy]) -> Energy:
+    """Mean of the smaller half of the windows, energies and times each by themselves.
+
+    What disturbs a run (an interrupt, a neighbour's use of a shared cache) only ever adds to it.
+    """
+    count = math.ceil(len(windows) / 2)
+
+    def calm(values: Iterable[float]) -> float:
+        return statistics.fmean(sorted(values)[:count])
+
+    return replace(
+        windows[0],
+        energy_j=calm(window.energy_j for window in windows),
+        seconds=calm(window.seconds for window in windows),
+    )
