@@ -168,12 +168,12 @@ def test_unasked_a_meter_of_short_windows_gets_many_of_them_in_turn() -> None:
     found = compare(meter, lambda: work("A", 5e-4), lambda: work("B", 5e-4), clock=machine.clock)
     assert found.energy_ratio == pytest.approx(1.0)
     assert found.repeats * 5e-4 >= 0.002
-    assert meter.windows == 4 * 10 * found.trials
+    assert meter.windows == 4 * 6 * found.trials
     changes = sum(a != b for a, b in pairwise(order))
-    assert changes >= 2 * 10 * found.trials
+    assert changes >= 2 * 6 * found.trials
 
 
-def test_work_that_fills_windows_by_itself_is_not_measured_ten_times_over() -> None:
+def test_work_that_fills_windows_by_itself_is_not_measured_many_times_over() -> None:
     machine = FakeMachine()
     meter = FakeMeter(machine)
     found = compare(meter, lambda: machine.work(0.5), lambda: machine.work(0.5), clock=machine.clock)
@@ -324,7 +324,8 @@ def test_the_interval_holds_the_true_ratio_as_often_as_it_says(trials: int) -> N
     chance = np.random.default_rng(trials)
     held = 0
     for _ in range(1_000):
-        low, high = ratio_interval([math.exp(chance.normal(-0.7, 0.05)) for _ in range(trials)], 0.95)
+        ratios = [math.exp(chance.normal(-0.7, 0.05)) for _ in range(trials)]
+        low, high = ratio_interval(statistics.median(ratios), ratios, 0.95)
         held += low <= math.exp(-0.7) <= high
     assert held >= 930
 
@@ -332,9 +333,10 @@ def test_the_interval_holds_the_true_ratio_as_often_as_it_says(trials: int) -> N
 @given(st.lists(st.floats(0.01, 100.0), min_size=2, max_size=9))
 @settings(deadline=None, max_examples=50)
 def test_the_interval_is_positive_and_holds_the_median(ratios: list[float]) -> None:
-    low, high = ratio_interval(ratios, 0.95)
-    assert 0.0 <= low <= statistics.median(ratios) * (1 + 1e-12)
-    assert high >= statistics.median(ratios) * (1 - 1e-12)
+    middle = statistics.median(ratios)
+    low, high = ratio_interval(middle, ratios, 0.95)
+    assert 0.0 <= low <= middle * (1 + 1e-12)
+    assert high >= middle * (1 - 1e-12)
 
 
 def test_energy_above_idle_is_what_the_idle_device_would_not_have_drawn() -> None:

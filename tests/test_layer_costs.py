@@ -12,8 +12,7 @@ import torch
 from fake_machine import FakeMachine, FakeMeter
 from torch import Tensor, nn
 
-from wattbit import layer_costs
-from wattbit.energy import protocol
+from wattbit.energy import measuring, protocol
 from wattbit.energy.device_model import DeviceModel
 from wattbit.energy.measurement_cache import MeasurementCache
 from wattbit.errors import MeterError, PlanError
@@ -31,10 +30,10 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> FakeMachine:
     """A machine whose meter charges for the values that layers read and write; nothing else takes time."""
     machine = FakeMachine()
 
-    def compare(*args: Any, **settings: Any) -> protocol.Comparison:
-        return protocol.compare(*args, **settings, clock=machine.clock)
+    def compare_all(*args: Any, **settings: Any) -> list[protocol.Comparison]:
+        return protocol.compare_all(*args, **settings, clock=machine.clock)
 
-    monkeypatch.setattr(layer_costs, "compare", compare)
+    monkeypatch.setattr(measuring, "compare_all", compare_all)
     return machine
 
 
@@ -213,18 +212,18 @@ def test_a_figure_at_the_reference_has_the_reference_s_own_spread(timed, machine
 def test_a_figure_that_scatters_is_said_to(timed, machine, caplog: pytest.LogCaptureFixture) -> None:
     machine.watts = lambda seconds: 1.0 + 0.9 * math.sin(1e3 * seconds)
     metered(timed, machine).layer_cost(0, INT8)
-    assert "layer first at int8: measured energy is uncertain" in caplog.text
+    assert "measured energy is uncertain for first at int8, twice at int8: " in caplog.text
 
 
 def test_energy_above_idle_is_kept_where_idle_power_was_asked_for(
     timed, machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(layer_costs, "measure_idle_w", lambda meter, seconds: 0.4)
+    monkeypatch.setattr(measuring, "measure_idle_w", lambda meter, seconds: 0.4)
     costs = MeteredCost(FakeMeter(machine), timed, torch.randn(8, 4), window_s=1e-3, trials=2, idle_s=1.0)
     costs.layer_cost(0, INT8)
-    (measured,) = costs.measured
-    assert measured.found.net_ratio == pytest.approx(0.25)
-    assert measured.found.net_reference_j == pytest.approx(0.6 * measured.found.reference_j)
+    for measured in costs.measured:
+        assert measured.found.net_ratio == pytest.approx(0.25)
+        assert measured.found.net_reference_j == pytest.approx(0.6 * measured.found.reference_j)
 
 
 def test_a_whole_plan_is_confirmed_against_what_the_profile_says(timed, machine) -> None:

@@ -29,7 +29,7 @@ class SwitchedForwards:
         """The forward of the whole model: called directly, it is a batch under the active plan."""
 
         def forward(*args: Any, **kwargs: Any) -> Any:
-            if self._batches.held is not None:
+            if self._batches.current() is not None:
                 return original(*args, **kwargs)
             with self._batches.holding(Batch(self._active()), or_after_stop=True):
                 return original(*args, **kwargs)
@@ -38,9 +38,10 @@ class SwitchedForwards:
 
     def layer(self, index: int, original: Callable[..., Any]) -> Callable[..., Any]:
         """The forward of the switchable layer at ``index``."""
+        current, begin = self._batches.current, self._begin
 
         def forward(input: Tensor) -> Any:  # noqa: A002 - callers may give it by this name
-            held = self._held()
+            held = current() or begin()
             if held.watch is not None:
                 held.watch(index, input)
             packed = held.kernels[index]
@@ -50,15 +51,16 @@ class SwitchedForwards:
 
     def norm(self, index: int, original: Callable[..., Any]) -> Callable[..., Any]:
         """The forward of the BatchNorm that is folded into the layer at ``index``."""
+        current, begin = self._batches.current, self._begin
 
         def forward(input: Tensor) -> Any:  # noqa: A002
-            return original(input) if self._held().kernels[index] is None else input
+            return original(input) if (current() or begin()).kernels[index] is None else input
 
         return forward
 
-    def _held(self) -> Batch:
-        # Without a batch, a part of the model was called by itself.
-        return self._batches.held or Batch(self._active())
+    def _begin(self) -> Batch:
+        """What a part of the model holds that is called by itself."""
+        return Batch(self._active())
 
 
 def relu_forward(original: Callable[..., Any]) -> Callable[..., Any]:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 import torch
 
@@ -13,8 +10,9 @@ from wattbit.batches import Inputs, num_samples
 from wattbit.energy.counter import CounterMeter
 from wattbit.energy.device_model import DeviceModel
 from wattbit.energy.measurement_cache import MeasurementCache
+from wattbit.energy.measuring import Job, Measurer
 from wattbit.energy.meter import EnergyMeter, Provenance
-from wattbit.energy.protocol import Comparison, Confirmation, Rules, compare, measure_idle_w
+from wattbit.energy.protocol import Comparison, Confirmation, Rules
 from wattbit.errors import MeterError
 from wattbit.layers import SwitchableModel
 from wattbit.measurement_identity import measurement_identity
@@ -22,8 +20,6 @@ from wattbit.plan import PrecisionPlan
 from wattbit.precision import Precision
 from wattbit.profile import LayerShape, ModelProfile
 from wattbit.profiler import LayerCost
-
-_log = logging.getLogger(__name__)
 
 
 class ModelledCost:
@@ -99,8 +95,9 @@ class MeteredCost:
 
     Only what runs natively has a cost: energy of an emulated layer would be energy of the emulation.
     Conversions happen inside the native kernels, which read and write float32, so they are part of the
-    layers' figures and cost nothing on top. A layer is measured on all of its calls. Its figure at a
-    precision is its figure at the reference times a ratio, so that drift in between does not matter.
+    layers' figures and cost nothing on top; what linked layers save of them shows in `confirm`. A layer is
+    measured on all of its calls. Its figure at a precision is its figure at the reference times a ratio, so
+    that drift in between does not matter.
 
     Args:
         meter: The meter to read.
@@ -133,13 +130,15 @@ class MeteredCost:
         self._model = model
         self._batch = batch
         self._samples = num_samples(batch)
-        self._window_s = window_s
-        self._trials = trials
-        self._rules = rules or Rules()
-        self._idle_s = idle_s
-        self._idle_w: float | None = None
-        self._cache = cache
-        self._depends_on = measurement_identity(meter, model, batch) if cache else {}
+        self._measurer = Measurer(
+            meter,
+            window_s=window_s,
+            trials=trials,
+            rules=rules,
+            idle_s=idle_s,
+            cache=cache,
+            depends_on=measurement_identity(meter, model, batch) if cache else None,
+        )
         self._inputs = model.layer_inputs(batch)
         self._measured: dict[_LayerKey, Comparison] = {}
 
@@ -164,7 +163,10 @@ class MeteredCost:
         return tuple(MeasuredLayer(tuple(layers[key]), key.precision, self._measured[key]) for key in layers)
 
     def layer_cost(self, layer_index: int, precision: Precision) -> LayerCost | None:
-        """Measured cost for one inference; None if no native kernel runs the layer at ``precision``."""
+        """Measured cost for one inference; None if no native kernel runs the layer at ``precision``.
+
+        The first call measures every layer at every native precision, taking turns.
+        """
         if self._model.native_kernel(layer_index, precision.name) is None:
             return None
         base = self._compare(layer_index, self._partner(layer_index))
@@ -190,11 +192,15 @@ class MeteredCost:
         count = len(self._model.shapes)
         layers = [self._model.layer_callable(index, reference) for index in range(count)]
         calls = [(layer, x) for layer, inputs in zip(layers, self._inputs, strict=True) for x in inputs]
-        found = self._measure(
-            "what is not a layer",
-            {"measured": "layers against whole model"},
-            lambda: self._model.run(self._batch, self._model.reference_plan),
-            lambda: [layer(x) for layer, x in calls],
+        (found,) = self._measurer.measure(
+            [
+                Job(
+                    "what is not a layer",
+                    {"measured": "layers against whole model"},
+                    lambda: self._model.run(self._batch, self._model.reference_plan),
+                    lambda: [layer(x) for layer, x in calls],
+                )
+            ]
         )
         bases = [self._compare(index, self._partner(index)) for index in range(count)]
         missing = 1.0 / found.energy_ratio - 1.0
@@ -212,82 +218,62 @@ class MeteredCost:
             MeterError: If the meter fails.
         """
         plan = profile.require_plan(plan)
-        found = self._measure(
-            f"plan {plan.plan_id}",
-            {"measured": "whole model", "plan": dict(plan)},
-            lambda: self._model.run(self._batch, self._model.reference_plan),
-            lambda: self._model.run(self._batch, plan),
+        (found,) = self._measurer.measure(
+            [
+                Job(
+                    f"plan {plan.plan_id}",
+                    {"measured": "whole model", "plan": dict(plan)},
+                    lambda: self._model.run(self._batch, self._model.reference_plan),
+                    lambda: self._model.run(self._batch, plan),
+                )
+            ]
         )
         return Confirmation(found, profile.plan_energy_j(plan) / profile.reference_energy_j)
 
     def _partner(self, layer_index: int) -> Precision:
         """The precision whose measurement yields the reference's figures too: the first other native one."""
+        first, *others = self._native(layer_index)
+        return others[0] if others else first
+
+    def _native(self, layer_index: int) -> list[Precision]:
+        """The precisions that a layer can be measured at, the reference first."""
         first, *others = self._model.precisions
         if not self._model.calibration:
-            return first
-        native = (p for p in others if self._model.native_kernel(layer_index, p.name) is not None)
-        return next(native, first)
+            return [first]
+        return [first, *(p for p in others if self._model.native_kernel(layer_index, p.name) is not None)]
 
-    @torch.inference_mode()
     def _compare(self, layer_index: int, precision: Precision) -> Comparison:
         key = self._key(layer_index, precision.name)
         if key not in self._measured:
-            inputs = self._inputs[layer_index]
-            reference = self._model.layer_callable(layer_index, self._model.precisions[0].name)
-            candidate = self._model.layer_callable(layer_index, precision.name)
-            self._measured[key] = self._measure(
-                f"layer {self._model.layer_names[layer_index]} at {precision.name}",
-                {**asdict(key), "kernel": self._model.native_kernel(layer_index, precision.name)},
-                lambda: [reference(x) for x in inputs],
-                lambda: [candidate(x) for x in inputs],
-            )
+            self._measure_layers()
         return self._measured[key]
+
+    @torch.inference_mode()
+    def _measure_layers(self) -> None:
+        jobs: dict[_LayerKey, Job] = {}
+        for index in range(len(self._model.shapes)):
+            first, *others = self._native(index)
+            for precision in others or [first]:
+                key = self._key(index, precision.name)
+                if key not in jobs and key not in self._measured:
+                    jobs[key] = self._job(index, precision, key)
+        found = self._measurer.measure(list(jobs.values()))
+        self._measured.update(zip(jobs, found, strict=True))
+
+    def _job(self, layer_index: int, precision: Precision, key: _LayerKey) -> Job:
+        inputs = self._inputs[layer_index]
+        reference = self._model.layer_callable(layer_index, self._model.precisions[0].name)
+        candidate = self._model.layer_callable(layer_index, precision.name)
+        return Job(
+            f"{self._model.layer_names[layer_index]} at {precision.name}",
+            {**asdict(key), "kernel": self._model.native_kernel(layer_index, precision.name)},
+            lambda: [reference(x) for x in inputs],
+            lambda: [candidate(x) for x in inputs],
+        )
 
     def _key(self, layer_index: int, precision: str) -> _LayerKey:
         shape = replace(self._model.shapes[layer_index], name="", depth=0.0)
         return _LayerKey(shape, self._model.folds_batch_norm[layer_index], precision)
-
-    def _measure(
-        self,
-        label: str,
-        what: dict[str, Any],
-        reference: Callable[[], object],
-        candidate: Callable[[], object],
-    ) -> Comparison:
-        """The comparison from the cache, or made now and kept."""
-        parts = {
-            **self._depends_on,
-            **what,
-            "window_s": self._window_s,
-            "trials": self._trials,
-            "idle_s": self._idle_s,
-            "rules": asdict(self._rules),
-        }
-        known = self._cache.get(parts) if self._cache else None
-        if known is not None:
-            return known
-        if self._idle_s > 0.0 and self._idle_w is None and self.provenance == "measured":
-            self._idle_w = measure_idle_w(self._meter, self._idle_s)
-        found = compare(
-            self._meter,
-            reference,
-            candidate,
-            window_s=self._window_s,
-            trials=self._trials,
-            rules=self._rules,
-            idle_w=self._idle_w,
-        )
-        if not found.reliable:
-            _log.warning(
-                "%s: %s energy is uncertain: windows of the same work kept differing by a CV above %g; "
-                "a quieter machine gives better figures",
-                label,
-                self.provenance,
-                self._rules.max_cv,
-            )
-        if self._cache:
-            self._cache.put(parts, found)
-        return found
 
 
 def _require_covered(meter: EnergyMeter, model: SwitchableModel) -> None:

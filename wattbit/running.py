@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor
 
@@ -29,15 +30,17 @@ class RunningBatches:
 
     def __init__(self) -> None:
         self._local = threading.local()
+        # Asked for by every layer of every batch, so without a Python function of its own.
+        self._current: Callable[[], Batch | None] = partial(getattr, self._local, "held", None)
         self._count = 0
         self._closing = self._closed = False
         # Re-entrant, so that a signal handler that detaches cannot wait for its own thread.
         self._idle = threading.Condition(threading.RLock())
 
     @property
-    def held(self) -> Batch | None:
-        """What the batch under way in this thread holds; None if there is none."""
-        return getattr(self._local, "held", None)
+    def current(self) -> Callable[[], Batch | None]:
+        """Call it for what the batch under way in the calling thread holds; None if there is none."""
+        return self._current
 
     @contextmanager
     def holding(self, held: Batch, *, or_after_stop: bool = False) -> Iterator[None]:
@@ -50,7 +53,7 @@ class RunningBatches:
         Raises:
             ModelError: If no batch may begin any more.
         """
-        before = self.held
+        before = self._current()
         with self._idle:
             if self._closing and not or_after_stop:
                 raise ModelError("the model is detached and runs no plan any more; attach it again")
@@ -72,7 +75,7 @@ class RunningBatches:
         Raises:
             ModelError: If this thread is inside a batch, which would wait for itself.
         """
-        if self.held is not None:
+        if self._current() is not None:
             raise ModelError("the model cannot be detached from inside a batch; detach it after the batch")
         with self._idle:
             self._closing = True

@@ -214,12 +214,12 @@ def _summary(own: _Pairs, reference: _Pairs, idle_w: float | None) -> Row:
     if joules is None or base_j is None:
         return row
     ratios = [mine / base for mine, base in zip(joules, base_j, strict=True)]
-    low, high = ratio_interval(ratios, _CONFIDENCE) if len(ratios) > 1 else (None, None)
-    energy_j = statistics.median(joules)
+    ratio, energy_j = statistics.median(ratios), statistics.median(joules)
+    low, high = ratio_interval(ratio, ratios, _CONFIDENCE)
     row |= {
         "energy_j": energy_j,
         "watts": energy_j / statistics.median(seconds),
-        "energy_ratio": statistics.median(ratios),
+        "energy_ratio": ratio,
         "ratio_low": low,
         "ratio_high": high,
         "window_spread": max(

@@ -10,7 +10,7 @@ class Comparison:
     """A candidate measured against a reference.
 
     Attributes:
-        energy_ratio: Median over trials of candidate energy / reference energy.
+        energy_ratio: Median of candidate energy / reference energy over all rounds of ABBA.
         energy_rel_std: Relative standard deviation of the trials' ratios.
         reference_j: Median energy of one run of the reference, joules.
         candidate_j: ``energy_ratio * reference_j``.

@@ -29,8 +29,7 @@ _log = logging.getLogger(__name__)
 class MeasurementCache:
     """A JSON file of measurements.
 
-    A file that is damaged is ignored, with a note in the log, and written anew. Measurements that scattered
-    too much are not kept: a calmer moment may do better.
+    A file that is damaged is ignored, with a note in the log, and written anew.
 
     Args:
         path: The file; made when something is put.
@@ -41,6 +40,11 @@ class MeasurementCache:
         self._path = path
         self._context = dict(context or {})
         self._known = self._read()
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self._path
 
     def get(self, parts: Mapping[str, Any]) -> Comparison | None:
         """The measurement that depends on ``parts`` (plain JSON values), or None."""
@@ -53,8 +57,6 @@ class MeasurementCache:
         Raises:
             OutputError: If the file cannot be written.
         """
-        if not found.reliable:
-            return
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             # Should another process write in between, its measurements are lost and made again.

@@ -1,9 +1,10 @@
 """How to measure: interleaved, repeated, as a ratio.
 
 Machines drift (clocks, heat, neighbours), so a candidate is never measured alone. Each round runs reference,
-candidate, candidate, reference (ABBA), which cancels any drift that is linear in time. A trial is one round,
-or, where the meter allows short windows, several, of which each position's calmer half counts. A trial yields
-one ratio; the median over trials is quoted and its spread kept.
+candidate, candidate, reference (ABBA), which cancels any drift that is linear in time, and yields one ratio.
+A trial is one round, or, where the meter allows short windows, several. The median over rounds is quoted, and
+the spread over trials kept. Several comparisons take turns, one trial each, so that a disturbance of seconds
+falls on all of them and decides none.
 
 Work is run a while before a window opens on it, so that no window begins with the caches and clock rates that
 other work left behind. Windows of a counter that refreshes slowly begin at random moments. A trial in which
@@ -16,16 +17,15 @@ import contextlib
 import math
 import statistics
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 
 from wattbit.energy.comparison import Comparison, Confirmation
 from wattbit.energy.counter import CounterMeter
 from wattbit.energy.exclusive import exclusive_use
 from wattbit.energy.meter import EnergyMeter
-from wattbit.energy.ratio_interval import ratio_interval
 from wattbit.energy.rejection import Rules
-from wattbit.energy.trial import Schedule, Trial, TrialRunner, Work, make_schedule
+from wattbit.energy.trial import TrialRunner, Work, make_schedule
+from wattbit.energy.trial_series import TrialSeries
 from wattbit.errors import MeterError
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "Rules",
     "Work",
     "compare",
+    "compare_all",
     "confirm_plan",
     "measure_idle_w",
     "metering_overhead_s",
@@ -59,6 +60,48 @@ def compare(
         meter: The meter to read.
         reference: One run of the reference.
         candidate: One run of the candidate.
+        window_s: As for `compare_all`.
+        trials: As for `compare_all`.
+        warmup: As for `compare_all`.
+        clock: As for `compare_all`.
+        rules: As for `compare_all`.
+        idle_w: As for `compare_all`.
+        sleep: As for `compare_all`.
+
+    Raises:
+        MeterError: As `compare_all` does.
+    """
+    (found,) = compare_all(
+        meter,
+        [(reference, candidate)],
+        window_s=window_s,
+        trials=trials,
+        warmup=warmup,
+        clock=clock,
+        rules=rules,
+        idle_w=idle_w,
+        sleep=sleep,
+    )
+    return found
+
+
+def compare_all(
+    meter: EnergyMeter,
+    pairs: Sequence[tuple[Work, Work]],
+    *,
+    window_s: float | None = None,
+    trials: int | None = None,
+    warmup: int = 2,
+    clock: Callable[[], float] = time.perf_counter,
+    rules: Rules | None = None,
+    idle_w: float | None = None,
+    sleep: Callable[[float], None] = time.sleep,
+) -> list[Comparison]:
+    """Measure several pairs of (reference, candidate), taking turns, while no other measurement runs.
+
+    Args:
+        meter: The meter to read.
+        pairs: One run of each reference and of each candidate.
         window_s: Shortest window; runs are repeated to fill it. None for what suits the meter; a counter's
             own shortest window is kept in any case.
         trials: Number of trials, at least 2; None for what suits the meter.
@@ -81,13 +124,18 @@ def compare(
         raise MeterError(f"{trials} trials give no spread, needs at least 2; raise energy.trials")
     keys = meter.lock_keys if isinstance(meter, CounterMeter) else (meter.device,)
     with exclusive_use(keys):
-        for work in (reference, candidate):
-            for _ in range(warmup):
-                work()
-        schedule = make_schedule(meter, (reference, candidate), window_s, trials, clock)
-        runner = TrialRunner(meter, reference, candidate, schedule, rules, sleep)
-        good, noisy, tried = _run_trials(meter, runner, schedule.trials, rules)
-    return _summary(good, noisy, tried, schedule, rules, idle_w)
+        series = []
+        for reference, candidate in pairs:
+            for work in (reference, candidate):
+                for _ in range(warmup):
+                    work()
+            schedule = make_schedule(meter, (reference, candidate), window_s, trials, clock)
+            runner = TrialRunner(meter, reference, candidate, schedule, rules, sleep)
+            series.append(TrialSeries(runner, meter.device))
+        while unfinished := [one for one in series if not one.finished]:
+            for one in unfinished:
+                one.run_trial()
+    return [one.result(idle_w) for one in series]
 
 
 def measure_idle_w(
@@ -160,67 +208,3 @@ def metering_overhead_s(
             pass
         taken_s.append(clock() - start)
     return statistics.median(taken_s)
-
-
-def _run_trials(
-    meter: EnergyMeter, runner: TrialRunner, wanted: int, rules: Rules
-) -> tuple[list[Trial], list[Trial], int]:
-    """Good trials, those that only scatter, and how many were run, until enough are good or it is given up.
-
-    Raises:
-        MeterError: If too few are left without those whose figures are wrong.
-    """
-    good: list[Trial] = []
-    noisy: list[Trial] = []
-    causes: Counter[str] = Counter()
-    limit = wanted * rules.attempts
-    for tried in range(1, limit + 1):
-        trial = runner.run()
-        if trial.rejection is None:
-            good.append(trial)
-        else:
-            causes[trial.rejection.cause] += 1
-            if trial.rejection.noise:
-                noisy.append(trial)
-        if len(good) == wanted:
-            return good, noisy, tried
-    if len(good) + len(noisy) < wanted:
-        ((cause, times),) = causes.most_common(1)
-        raise MeterError(
-            f"{meter.device}: {limit - len(good)} of {limit} trials were rejected, {times} of them because: "
-            f"{cause}; leave the device to this process alone and let it cool, or choose energy=modelled"
-        )
-    return good, noisy, limit
-
-
-def _summary(
-    good: Sequence[Trial],
-    noisy: Sequence[Trial],
-    tried: int,
-    schedule: Schedule,
-    rules: Rules,
-    idle_w: float | None,
-) -> Comparison:
-    reliable = len(good) >= schedule.trials
-    used = good if reliable else [*good, *noisy]
-    ratios = [trial.energy_ratio for trial in used]
-    references_j = [trial.reference_j / schedule.repeats for trial in used]
-    ratio, reference_j = statistics.median(ratios), statistics.median(references_j)
-    reference_s = statistics.median(trial.reference_s for trial in used) / schedule.repeats
-    low, high = ratio_interval(ratios, rules.confidence)
-    return Comparison(
-        energy_ratio=ratio,
-        energy_rel_std=statistics.stdev(ratios) / ratio,
-        reference_j=reference_j,
-        candidate_j=ratio * reference_j,
-        reference_s=reference_s,
-        candidate_s=statistics.median(trial.time_ratio for trial in used) * reference_s,
-        trials=len(used),
-        repeats=schedule.repeats,
-        ratio_low=low,
-        ratio_high=high,
-        reference_rel_std=statistics.stdev(references_j) / reference_j,
-        rejected=tried - len(used),
-        reliable=reliable,
-        idle_w=idle_w,
-    )

@@ -10,14 +10,15 @@ _MEDIAN_EFFICIENCY = math.sqrt(math.pi / 2)
 """The standard error of a normal sample's median is this much larger than its mean's."""
 
 
-def ratio_interval(ratios: Sequence[float], level: float) -> tuple[float, float]:
-    """An interval around the median of ``ratios``.
+def ratio_interval(middle: float, ratios: Sequence[float], level: float) -> tuple[float, float]:
+    """An interval around a median ratio.
 
-    Ratios spread evenly on a logarithmic scale, so the interval is ``median * exp(+-h)`` with
+    Ratios spread evenly on a logarithmic scale, so the interval is ``middle * exp(+-h)`` with
     ``h = t(level, n - 1) * sqrt(pi / 2) * s / sqrt(n)``: Student's interval over the logarithms, as wide as
     the median deserves, which one odd trial hardly moves.
 
     Args:
+        middle: The median.
         ratios: Positive ratios, at least 2, one per trial.
         level: Confidence, above 0 and below 1.
 
@@ -27,7 +28,6 @@ def ratio_interval(ratios: Sequence[float], level: float) -> tuple[float, float]
     logs = [math.log(ratio) for ratio in ratios]
     spread = statistics.stdev(logs) / math.sqrt(len(logs))
     half = t_quantile(level, len(logs) - 1) * _MEDIAN_EFFICIENCY * spread
-    middle = statistics.median(ratios)
     return middle * math.exp(-half), middle * math.exp(half)
 
 

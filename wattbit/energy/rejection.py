@@ -32,7 +32,7 @@ class Rules:
     max_cv: float = 0.03
     max_drift_c: float = 5.0
     max_foreign_share: float = 0.05
-    attempts: int = 3
+    attempts: int = 2
     confidence: float = 0.95
     seed: int = 0
 

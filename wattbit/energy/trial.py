@@ -19,8 +19,9 @@ Work = Callable[[], object]
 FINE_WINDOW_S = 0.002
 """Shortest window of a meter that may be read at any moment: some hundred times what reading it takes."""
 
-_TRIALS = 5
-_FINE_ROUNDS = 10
+_FINE_TRIALS = 12
+_COUNTER_TRIALS = 5
+_FINE_ROUNDS = 6
 _FINE_TRIAL_S = 0.2
 _SETTLE_SHARE = 0.25
 _LONGEST_SETTLE_S = 0.1
@@ -45,34 +46,31 @@ class Schedule:
     longest_gap_s: float
 
 
+Round = tuple[Energy, Energy, Energy, Energy]
+"""Four windows in order of time: reference, candidate, candidate, reference."""
+
+
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """A trial's four windows in order of time, and why it is thrown away, if it is."""
+    """A trial's rounds, and why it is thrown away, if it is."""
 
-    windows: tuple[Energy, Energy, Energy, Energy]
+    rounds: tuple[Round, ...]
     rejection: Rejection | None
 
     @property
-    def energy_ratio(self) -> float:
-        """Candidate energy over reference energy."""
-        first, second, third, fourth = (window.energy_j for window in self.windows)
-        return (second + third) / (first + fourth)
+    def energy_ratios(self) -> list[float]:
+        """Candidate energy over reference energy, by round."""
+        return [(b.energy_j + c.energy_j) / (a.energy_j + d.energy_j) for a, b, c, d in self.rounds]
 
     @property
-    def time_ratio(self) -> float:
-        """Candidate time over reference time."""
-        first, second, third, fourth = (window.seconds for window in self.windows)
-        return (second + third) / (first + fourth)
+    def time_ratios(self) -> list[float]:
+        """Candidate time over reference time, by round."""
+        return [(b.seconds + c.seconds) / (a.seconds + d.seconds) for a, b, c, d in self.rounds]
 
     @property
-    def reference_j(self) -> float:
-        """Energy of a window of the reference, joules."""
-        return (self.windows[0].energy_j + self.windows[3].energy_j) / 2
-
-    @property
-    def reference_s(self) -> float:
-        """Length of a window of the reference, seconds."""
-        return (self.windows[0].seconds + self.windows[3].seconds) / 2
+    def reference(self) -> Energy:
+        """A window of the reference: the calmer half of all."""
+        return calm_half([window for first, _, _, last in self.rounds for window in (first, last)])
 
 
 def make_schedule(
@@ -105,7 +103,7 @@ def make_schedule(
         repeats=repeats,
         settle_runs=settle_runs,
         rounds=rounds,
-        trials=trials or _TRIALS,
+        trials=trials or (_COUNTER_TRIALS if counter else _FINE_TRIALS),
         longest_gap_s=2 * counter.refresh_s if counter else 0.0,
     )
 
@@ -156,10 +154,10 @@ class TrialRunner:
         rules: Rules,
         sleep: Callable[[float], None],
     ) -> None:
+        self.schedule = schedule
+        self.rules = rules
         self._meter = meter
         self._order = (reference, candidate, candidate, reference)
-        self._schedule = schedule
-        self._rules = rules
         self._sleep = sleep
         self._random = random.Random(rules.seed)  # noqa: S311 - no secret
 
@@ -170,42 +168,42 @@ class TrialRunner:
             MeterError: If the meter fails.
         """
         self._settle(self._order[0])
-        rounds = [self._round() for _ in range(self._schedule.rounds)]
-        first, second, third, fourth = (_calm_half([windows[i] for windows in rounds]) for i in range(4))
+        rounds = tuple(self._round() for _ in range(self.schedule.rounds))
+        first, second, third, fourth = (calm_half([windows[i] for windows in rounds]) for i in range(4))
         every = [window for windows in rounds for window in windows]
-        verdict = rejection(every, ((first, fourth), (second, third)), self._rules)
-        return Trial((first, second, third, fourth), verdict)
+        return Trial(rounds, rejection(every, ((first, fourth), (second, third)), self.rules))
 
-    def _round(self) -> list[Energy]:
+    def _round(self) -> Round:
         windows = []
         for position, work in enumerate(self._order):
-            if self._schedule.longest_gap_s > 0.0:
+            if self.schedule.longest_gap_s > 0.0:
                 # Windows must not march in step with the counter's refresh.
-                self._sleep(self._random.uniform(0.0, self._schedule.longest_gap_s))
+                self._sleep(self._random.uniform(0.0, self.schedule.longest_gap_s))
                 self._settle(work)
             elif position in (1, 3):
                 self._settle(work)
             windows.append(self._window(work))
-            if self._schedule.longest_gap_s == 0.0 and position in (0, 2):
+            if self.schedule.longest_gap_s == 0.0 and position in (0, 2):
                 # Nothing needs this, but drift that is linear in time cancels only if what lies between
                 # windows is the same before and after the middle.
                 self._settle(work)
-        return windows
+        first, second, third, fourth = windows
+        return first, second, third, fourth
 
     def _window(self, work: Work) -> Energy:
         synchronize()
         with self._meter.window() as window:
-            for _ in range(self._schedule.repeats):
+            for _ in range(self.schedule.repeats):
                 work()
             synchronize()
         return window.result
 
     def _settle(self, work: Work) -> None:
-        for _ in range(self._schedule.settle_runs):
+        for _ in range(self.schedule.settle_runs):
             work()
 
 
-def _calm_half(windows: Sequence[Energy]) -> Energy:
+def calm_half(windows: Sequence[Energy]) -> Energy:
     """Mean of the smaller half of the windows, energies and times each by themselves.
 
     What disturbs a run (an interrupt, a neighbour's use of a shared cache) only ever adds to it.
