@@ -4,7 +4,7 @@
 that must not wait, and change a GPU's attributes while a window is open to spoil it.
 """
 
-# ruff: noqa: D102, N802 - functions are named as in the module that this stands for
+# ruff: noqa: N802 - functions are named as in the module that this stands for
 
 from __future__ import annotations
 
