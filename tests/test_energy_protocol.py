@@ -254,6 +254,21 @@ def test_the_cv_of_two_values_is_their_standard_deviation_over_their_mean(a: flo
     assert cv_of_pair(a, b) == pytest.approx(statistics.stdev([a, b]) / statistics.fmean([a, b]), abs=1e-9)
 
 
+def test_many_trials_that_scatter_a_little_are_as_good_as_few_that_do_not() -> None:
+    machine, chance = FakeMachine(), np.random.default_rng(2)
+    found = compare(
+        FakeMeter(machine),
+        lambda: machine.work(1.0 + 0.15 * chance.random()),
+        lambda: machine.work(0.5 + 0.075 * chance.random()),
+        window_s=0.1,
+        trials=25,
+        clock=machine.clock,
+    )
+    assert found.trials == 50
+    assert found.reliable
+    assert found.ratio_high / found.energy_ratio - 1.0 <= 0.03
+
+
 def test_a_machine_that_never_calms_down_gives_figures_that_say_so() -> None:
     machine, chance = FakeMachine(), np.random.default_rng(1)
     found = compare(

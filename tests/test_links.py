@@ -1,5 +1,6 @@
 """Where only the next int8 layer reads what an int8 layer writes, both speak 8 bits; nothing else changes."""
 
+import pytest
 import tiny
 import torch
 from torch import Tensor, nn
@@ -97,3 +98,15 @@ def test_a_nan_passes_through_linked_layers_and_is_seen() -> None:
         bad[3, 0, 2, 2] = torch.nan
         logits = model.logits([bad], PrecisionPlan.uniform(model.layer_names, "int8"))
     assert bool(logits[3].isnan().any())
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_answers_are_laid_out_as_the_models_own(layout: torch.memory_format) -> None:
+    """A model may call `view` on what a convolution returns."""
+    body = nn.Sequential(nn.Conv2d(4, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1)).eval()
+    x = torch.rand(4, 4, 6, 6).contiguous(memory_format=layout)
+    with SwitchableModel(body, x[:2], ["int8"]) as model, torch.inference_mode():
+        model.calibrate([x])
+        expected = model.run(x, model.reference_plan)
+        answer = model.run(x, PrecisionPlan.uniform(model.layer_names, "int8"))
+    assert answer.stride() == expected.stride()

@@ -22,7 +22,8 @@ class Comparison:
         ratio_high: Its upper end.
         reference_rel_std: Relative standard deviation of the reference's energy over trials.
         rejected: Trials thrown away.
-        reliable: False if too many trials scattered, and the figures are from those as well.
+        reliable: False if so many trials scattered that the figures are from those as well, and the interval
+            is wider than windows may differ.
         idle_w: Power of the idle device, watts; None if it was not measured.
     """
 

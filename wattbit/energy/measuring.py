@@ -89,11 +89,11 @@ class Measurer:
         uncertain = [job.label for job, one in zip(jobs, complete, strict=True) if not one.reliable]
         if uncertain:
             _log.warning(
-                "%s energy is uncertain for %s: windows of the same work kept differing by a CV above %g; "
+                "%s energy is uncertain by more than %.0f %% for %s: windows of the same work kept differing; "
                 "measure on a quieter machine%s",
                 self._meter.provenance,
+                100.0 * self._rules.max_cv,
                 ", ".join(uncertain),
-                self._rules.max_cv,
                 f" (delete {self._cache.path} first)" if self._cache else "",
             )
         return complete

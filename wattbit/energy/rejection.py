@@ -18,7 +18,8 @@ class Rules:
     """What a trial must satisfy, and how often it is tried.
 
     Attributes:
-        max_cv: Largest coefficient of variation between windows of the same work in one trial.
+        max_cv: Largest coefficient of variation between windows of the same work in one trial; also how
+            certain a ratio from trials that scatter must be to count as reliable.
         max_drift_c: Largest change of temperature in one trial, degrees Celsius.
         max_foreign_share: Largest share of the CPU's busy time that other processes may have.
         attempts: Trials tried for each one wanted, before what scattered is taken as it is.

@@ -58,13 +58,15 @@ class TrialSeries:
             )
 
     def result(self, idle_w: float | None) -> Comparison:
-        """What the trials say; if too few were good, those that only scatter count as well, and it says so.
+        """What the trials say; if too few were good, those that only scatter count as well.
+
+        They are then reliable only if there are so many that the ratio is as certain as one good trial's.
 
         Args:
             idle_w: Power of the idle device, watts; None if not known.
         """
-        reliable = len(self._good) >= self._schedule.trials
-        used = self._good if reliable else [*self._good, *self._noisy]
+        enough = len(self._good) >= self._schedule.trials
+        used = self._good if enough else [*self._good, *self._noisy]
         repeats = self._schedule.repeats
         ratio = statistics.median(ratio for trial in used for ratio in trial.energy_ratios)
         time_ratio = statistics.median(ratio for trial in used for ratio in trial.time_ratios)
@@ -72,7 +74,8 @@ class TrialSeries:
         references_j = [trial.reference.energy_j / repeats for trial in used]
         reference_j = statistics.median(references_j)
         reference_s = statistics.median(trial.reference.seconds for trial in used) / repeats
-        low, high = ratio_interval(ratio, by_trial, self._runner.rules.confidence)
+        rules = self._runner.rules
+        low, high = ratio_interval(ratio, by_trial, rules.confidence)
         return Comparison(
             energy_ratio=ratio,
             energy_rel_std=statistics.stdev(by_trial) / ratio,
@@ -86,6 +89,6 @@ class TrialSeries:
             ratio_high=high,
             reference_rel_std=statistics.stdev(references_j) / reference_j,
             rejected=self._tried - len(used),
-            reliable=reliable,
+            reliable=enough or high / ratio - 1.0 <= rules.max_cv,
             idle_w=idle_w,
         )

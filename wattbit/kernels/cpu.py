@@ -137,13 +137,16 @@ def _pack_codes(
     packed = torch.ops.onednn.qconv_prepack(codes, scale, x_scale, x_zero, *geometry)
 
     def run_conv(x: Tensor) -> Tensor:
+        contiguous = x.is_contiguous()
         if not pads_itself:
             x = F.pad(x, (width, width, height, height), value=x_zero)
         y: Tensor = torch.ops.onednn.qconv_pointwise(
             x, x_scale, x_zero, packed, scale, zero_points, bias,
             *geometry, y_scale, y_zero, y_type, post, [], None,
         )  # fmt: skip
-        return y
+        # oneDNN writes channels last; torch's own convolution answers in the layout of its input, and code
+        # that calls `view` on the answer relies on it.
+        return y.contiguous() if contiguous else y
 
     return run_conv
 
