@@ -212,7 +212,10 @@ def test_a_figure_at_the_reference_has_the_reference_s_own_spread(timed, machine
 def test_a_figure_that_scatters_is_said_to(timed, machine, caplog: pytest.LogCaptureFixture) -> None:
     machine.watts = lambda seconds: 1.0 + 0.9 * math.sin(1e3 * seconds)
     metered(timed, machine).layer_cost(0, INT8)
-    assert "measured energy is uncertain by more than 3 % for first at int8, twice at int8: " in caplog.text
+    assert (
+        "measured energy is uncertain by more than 3 % for first at int8, twice at int8, because"
+        in caplog.text
+    )
 
 
 def test_energy_above_idle_is_kept_where_idle_power_was_asked_for(

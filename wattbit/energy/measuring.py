@@ -89,8 +89,8 @@ class Measurer:
         uncertain = [job.label for job, one in zip(jobs, complete, strict=True) if not one.reliable]
         if uncertain:
             _log.warning(
-                "%s energy is uncertain by more than %.0f %% for %s: windows of the same work kept differing; "
-                "measure on a quieter machine%s",
+                "%s energy is uncertain by more than %.0f %% for %s, because windows of the same work "
+                "kept differing; measure on a quieter machine%s",
                 self._meter.provenance,
                 100.0 * self._rules.max_cv,
                 ", ".join(uncertain),

@@ -19,9 +19,9 @@ Work = Callable[[], object]
 FINE_WINDOW_S = 0.002
 """Shortest window of a meter that may be read at any moment: some hundred times what reading it takes."""
 
-_FINE_TRIALS = 12
+_FINE_TRIALS = 24
 _COUNTER_TRIALS = 5
-_FINE_ROUNDS = 6
+_FINE_ROUNDS = 4
 _FINE_TRIAL_S = 0.2
 _SETTLE_SHARE = 0.25
 _LONGEST_SETTLE_S = 0.1

@@ -190,9 +190,9 @@ def _choose_part(probe: Any, part: Part | None) -> Part:
         found.append("soc")
     if not found or (part is not None and part not in found):
         raise MeterError(
-            f"Zeus finds {' and '.join(found) or 'no GPU and no system on a chip'} here, not "
-            f"{part or 'anything to measure'}; check it with python -m zeus.show_env, or choose "
-            "energy=modelled"
+            f"Zeus finds {' and '.join(found) or 'no GPU and no system on a chip'} here"
+            f"{f', not {part}' if part else ''}; check it with "
+            "python -m zeus.show_env, or choose energy=modelled"
         )
     if part is None and len(found) > 1:
         raise MeterError(
