@@ -19,7 +19,7 @@ Work = Callable[[], object]
 FINE_WINDOW_S = 0.002
 """Shortest window of a meter that may be read at any moment: some hundred times what reading it takes."""
 
-_FINE_TRIALS = 24
+_FINE_TRIALS = 20
 _COUNTER_TRIALS = 5
 _FINE_ROUNDS = 4
 _FINE_TRIAL_S = 0.2
