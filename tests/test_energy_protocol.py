@@ -168,9 +168,9 @@ def test_unasked_a_meter_of_short_windows_gets_many_of_them_in_turn() -> None:
     found = compare(meter, lambda: work("A", 5e-4), lambda: work("B", 5e-4), clock=machine.clock)
     assert found.energy_ratio == pytest.approx(1.0)
     assert found.repeats * 5e-4 >= 0.002
-    assert meter.windows == 4 * 6 * found.trials
+    assert meter.windows == 4 * 4 * found.trials
     changes = sum(a != b for a, b in pairwise(order))
-    assert changes >= 2 * 6 * found.trials
+    assert changes >= 2 * 4 * found.trials
 
 
 def test_work_that_fills_windows_by_itself_is_not_measured_many_times_over() -> None:
@@ -180,15 +180,16 @@ def test_work_that_fills_windows_by_itself_is_not_measured_many_times_over() -> 
     assert (found.repeats, meter.windows) == (1, 4 * found.trials)
 
 
-def test_the_calmer_half_of_short_windows_counts() -> None:
+def test_of_many_short_windows_the_calmest_count() -> None:
     machine, chance = FakeMachine(), np.random.default_rng(0)
 
     def work(seconds: float) -> None:
-        machine.work(seconds * (3.0 if chance.random() < 0.02 else 1.0))
+        machine.work(seconds * (3.0 if chance.random() < 0.1 else 1.0))
 
     found = compare(FakeMeter(machine), lambda: work(4e-4), lambda: work(2e-4), clock=machine.clock)
     assert found.energy_ratio == pytest.approx(0.5, rel=0.02)
     assert found.reference_j == pytest.approx(4e-4, rel=0.02)
+    assert found.ratio_low <= found.energy_ratio <= found.ratio_high
 
 
 def test_it_measures_with_a_real_meter() -> None:

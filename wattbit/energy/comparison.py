@@ -10,17 +10,18 @@ class Comparison:
     """A candidate measured against a reference.
 
     Attributes:
-        energy_ratio: Median of candidate energy / reference energy over all rounds of ABBA.
-        energy_rel_std: Relative standard deviation of the trials' ratios.
-        reference_j: Median energy of one run of the reference, joules.
+        energy_ratio: Candidate energy / reference energy: the median over trials or, of many short windows,
+            that of the calmest.
+        energy_rel_std: Relative standard deviation of the ratio from trial to trial (or group of trials).
+        reference_j: Energy of one run of the reference, joules; median or calmest, as the ratio.
         candidate_j: ``energy_ratio * reference_j``.
-        reference_s: Median time of one run of the reference, seconds.
-        candidate_s: Median time ratio times ``reference_s``, seconds.
+        reference_s: Time of one run of the reference, seconds.
+        candidate_s: Time ratio times ``reference_s``, seconds.
         trials: Number of trials the figures are from.
         repeats: Runs per window.
         ratio_low: Lower end of the confidence interval of ``energy_ratio``; None if none was computed.
         ratio_high: Its upper end.
-        reference_rel_std: Relative standard deviation of the reference's energy over trials.
+        reference_rel_std: Relative standard deviation of the reference's energy from trial to trial.
         rejected: Trials thrown away.
         reliable: False if so many trials scattered that the figures are from those as well, and the interval
             is wider than windows may differ.

@@ -2,9 +2,12 @@
 
 Machines drift (clocks, heat, neighbours), so a candidate is never measured alone. Each round runs reference,
 candidate, candidate, reference (ABBA), which cancels any drift that is linear in time, and yields one ratio.
-A trial is one round, or, where the meter allows short windows, several. The median over rounds is quoted, and
-the spread over trials kept. Several comparisons take turns, one trial each, so that a disturbance of seconds
-falls on all of them and decides none.
+The median over trials is quoted and their spread kept. Several comparisons take turns, one trial each, so
+that a disturbance of seconds falls on all of them and decides none.
+
+A meter that may be read at any moment gets many short windows, several rounds a trial. What disturbs a run
+(an interrupt, a neighbour's use of a shared cache) only ever adds to it, so of these the calmest tenth counts,
+on both sides.
 
 Work is run a while before a window opens on it, so that no window begins with the caches and clock rates that
 other work left behind. Windows of a counter that refreshes slowly begin at random moments. A trial in which

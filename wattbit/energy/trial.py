@@ -6,7 +6,7 @@ import math
 import random
 import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from wattbit.energy.counter import CounterMeter
@@ -19,7 +19,7 @@ Work = Callable[[], object]
 FINE_WINDOW_S = 0.002
 """Shortest window of a meter that may be read at any moment: some hundred times what reading it takes."""
 
-_FINE_TRIALS = 20
+_FINE_TRIALS = 12
 _COUNTER_TRIALS = 5
 _FINE_ROUNDS = 4
 _FINE_TRIAL_S = 0.2
@@ -69,8 +69,8 @@ class Trial:
 
     @property
     def reference(self) -> Energy:
-        """A window of the reference: the calmer half of all."""
-        return calm_half([window for first, _, _, last in self.rounds for window in (first, last)])
+        """A window of the reference: the mean of all."""
+        return mean_window([window for first, _, _, last in self.rounds for window in (first, last)])
 
 
 def make_schedule(
@@ -169,7 +169,7 @@ class TrialRunner:
         """
         self._settle(self._order[0])
         rounds = tuple(self._round() for _ in range(self.schedule.rounds))
-        first, second, third, fourth = (calm_half([windows[i] for windows in rounds]) for i in range(4))
+        first, second, third, fourth = (_calm_half([windows[i] for windows in rounds]) for i in range(4))
         every = [window for windows in rounds for window in windows]
         return Trial(rounds, rejection(every, ((first, fourth), (second, third)), self.rules))
 
@@ -203,18 +203,16 @@ class TrialRunner:
             work()
 
 
-def calm_half(windows: Sequence[Energy]) -> Energy:
-    """Mean of the smaller half of the windows, energies and times each by themselves.
-
-    What disturbs a run (an interrupt, a neighbour's use of a shared cache) only ever adds to it.
-    """
-    count = math.ceil(len(windows) / 2)
-
-    def calm(values: Iterable[float]) -> float:
-        return statistics.fmean(sorted(values)[:count])
-
+def mean_window(windows: Sequence[Energy]) -> Energy:
+    """The mean of energies and times, with the first window's provenance."""
     return replace(
         windows[0],
-        energy_j=calm(window.energy_j for window in windows),
-        seconds=calm(window.seconds for window in windows),
+        energy_j=statistics.fmean(window.energy_j for window in windows),
+        seconds=statistics.fmean(window.seconds for window in windows),
     )
+
+
+def _calm_half(windows: Sequence[Energy]) -> Energy:
+    """Mean of the half of the windows that took the least energy; of one window, itself."""
+    ordered = sorted(windows, key=lambda window: window.energy_j)
+    return mean_window(ordered[: math.ceil(len(windows) / 2)])

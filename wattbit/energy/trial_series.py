@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from wattbit.energy.comparison import Comparison
 from wattbit.energy.ratio_interval import ratio_interval
 from wattbit.energy.trial import Trial, TrialRunner
 from wattbit.errors import MeterError
+
+_CALM_SHARE = 0.1
+_GROUPS = 5
 
 
 class TrialSeries:
@@ -67,28 +73,62 @@ class TrialSeries:
         """
         enough = len(self._good) >= self._schedule.trials
         used = self._good if enough else [*self._good, *self._noisy]
-        repeats = self._schedule.repeats
-        ratio = statistics.median(ratio for trial in used for ratio in trial.energy_ratios)
-        time_ratio = statistics.median(ratio for trial in used for ratio in trial.time_ratios)
-        by_trial = [statistics.median(trial.energy_ratios) for trial in used]
-        references_j = [trial.reference.energy_j / repeats for trial in used]
-        reference_j = statistics.median(references_j)
-        reference_s = statistics.median(trial.reference.seconds for trial in used) / repeats
-        rules = self._runner.rules
-        low, high = ratio_interval(ratio, by_trial, rules.confidence)
+        rules, repeats = self._runner.rules, self._schedule.repeats
+        fine = self._schedule.rounds > 1
+        whole = _estimate(used, fine)
+        # Few windows of many trials are calm: trials are put together, so that each part has some.
+        groups = [used[start::_GROUPS] for start in range(_GROUPS)] if fine else [[trial] for trial in used]
+        parts = [_estimate(group, fine) for group in groups if group]
+        low, high = ratio_interval(
+            whole.energy_ratio, [part.energy_ratio for part in parts], rules.confidence
+        )
+        reference_j, reference_s = whole.reference_j / repeats, whole.reference_s / repeats
         return Comparison(
-            energy_ratio=ratio,
-            energy_rel_std=statistics.stdev(by_trial) / ratio,
+            energy_ratio=whole.energy_ratio,
+            energy_rel_std=statistics.stdev(part.energy_ratio for part in parts) / whole.energy_ratio,
             reference_j=reference_j,
-            candidate_j=ratio * reference_j,
+            candidate_j=whole.energy_ratio * reference_j,
             reference_s=reference_s,
-            candidate_s=time_ratio * reference_s,
+            candidate_s=whole.time_ratio * reference_s,
             trials=len(used),
             repeats=repeats,
             ratio_low=low,
             ratio_high=high,
-            reference_rel_std=statistics.stdev(references_j) / reference_j,
+            reference_rel_std=statistics.stdev(part.reference_j for part in parts) / whole.reference_j,
             rejected=self._tried - len(used),
-            reliable=enough or high / ratio - 1.0 <= rules.max_cv,
+            reliable=enough or high / whole.energy_ratio - 1.0 <= rules.max_cv,
             idle_w=idle_w,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Estimate:
+    """What some trials say: two ratios, and energy (J) and time (s) of a window of the reference."""
+
+    energy_ratio: float
+    time_ratio: float
+    reference_j: float
+    reference_s: float
+
+
+def _estimate(trials: Sequence[Trial], fine: bool) -> _Estimate:
+    """The medians over trials; of many short windows, the calmest on each side."""
+    if not fine:
+        return _Estimate(
+            statistics.median(ratio for trial in trials for ratio in trial.energy_ratios),
+            statistics.median(ratio for trial in trials for ratio in trial.time_ratios),
+            statistics.median(trial.reference.energy_j for trial in trials),
+            statistics.median(trial.reference.seconds for trial in trials),
+        )
+    rounds = [one for trial in trials for one in trial.rounds]
+    reference = [window for first, _, _, last in rounds for window in (first, last)]
+    candidate = [window for _, second, third, _ in rounds for window in (second, third)]
+    reference_j, candidate_j = (_calm(w.energy_j for w in windows) for windows in (reference, candidate))
+    reference_s, candidate_s = (_calm(w.seconds for w in windows) for windows in (reference, candidate))
+    return _Estimate(candidate_j / reference_j, candidate_s / reference_s, reference_j, reference_s)
+
+
+def _calm(values: Iterable[float]) -> float:
+    """Mean of the smallest values: what disturbs a run only ever adds to it."""
+    ordered = sorted(values)
+    return statistics.fmean(ordered[: math.ceil(_CALM_SHARE * len(ordered))])
