@@ -6,7 +6,7 @@ The median over trials is quoted and their spread kept. Several comparisons take
 that a disturbance of seconds falls on all of them and decides none.
 
 A meter that may be read at any moment gets many short windows, several rounds a trial. What disturbs a run
-(an interrupt, a neighbour's use of a shared cache) only ever adds to it, so of these the calmest tenth counts,
+(an interrupt, a neighbour's use of a shared cache) only ever adds to it, so the calmest tenth counts,
 on both sides.
 
 Work is run a while before a window opens on it, so that no window begins with the caches and clock rates that
