@@ -19,10 +19,12 @@ from wattbit.kernels import LayerWeights, cpu, emulated, find_native, pack
 from wattbit.kernels.layer_weights import take_weights
 from wattbit.layers import SwitchableModel
 from wattbit.numerics import (
+    LEAST_TOKEN_BITS,
     dequantize_weight,
     fake_quantize,
     integer_weight_scale,
     nvfp4_tensor_scale,
+    quantize_tokens,
     quantize_weight,
     round_float,
     round_mxfp4,
@@ -142,12 +144,17 @@ def test_every_precision_emulates_every_geometry(name: str, geometry: str) -> No
 
 
 @pytest.mark.parametrize("bits", [8, 6, 4, 3, 2])
-def test_integers_round_weights_by_channel_and_inputs_by_tensor(bits: int) -> None:
-    layer, x = take_weights(nn.Linear(20, 7)), random(5, 20)
+@pytest.mark.parametrize("kind", ["conv", "linear"])
+def test_integers_round_weights_by_channel_and_inputs_by_tensor_or_token(kind: str, bits: int) -> None:
+    layer = convolution(4, 7) if kind == "conv" else take_weights(nn.Linear(20, 7))
+    x = random(2, 4, 5, 5) if kind == "conv" else random(5, 20)
     scale = integer_weight_scale(layer.weight, bits)
     weight = dequantize_weight(quantize_weight(layer.weight, scale, bits), scale)
-    expected = F.linear(fake_quantize(x, calibrated(x).affine[bits]), weight, layer.bias)
-    assert torch.equal(emulate(layer, f"int{bits}", x), expected)
+    rounded = fake_quantize(x, calibrated(x).affine[bits])
+    if kind == "linear" and bits >= LEAST_TOKEN_BITS:
+        tokens = quantize_tokens(x, bits)
+        rounded = tokens.steps * tokens.scale
+    torch.testing.assert_close(emulate(layer, f"int{bits}", x), layer.apply(rounded, weight))
 
 
 @pytest.mark.parametrize(("name", "bits"), [("int8_wo", 8), ("int4_wo", 4)])
@@ -288,11 +295,32 @@ def test_native_int8_treats_what_is_not_finite_as_emulation_does(bad: float) -> 
 
 
 def test_native_int8_saturates_where_emulation_does() -> None:
-    layer, x = take_weights(nn.Linear(24, 10)), random(5, 24)
+    layer, x = convolution(), random(2, 64, 5, 5)
     calibration = calibrated(x)
     native = pack(layer, INT8, calibration, native=True).run(x * 100)
     expected = pack(layer, INT8, calibration, native=False).run(x * 100)
     assert relative_error(native, expected) < 1e-5
+
+
+def test_no_token_is_too_large_for_an_int8_linear_layer_or_costs_the_others_precision() -> None:
+    layer, x = take_weights(nn.Linear(24, 10, bias=False)), random(5, 24)
+    kernel = pack(layer, INT8, calibrated(x), native=True)
+    expected = kernel.run(x)
+    x[2] *= 1e4
+    found = kernel.run(x)
+    assert torch.equal(found[[0, 1, 3, 4]], expected[[0, 1, 3, 4]])
+    assert relative_error(found, layer.apply(x, layer.weight)) < 0.02
+
+
+@given(st.integers(0, 10**6), st.integers(1, 70), st.integers(1, 300), st.booleans())
+@settings(deadline=None, max_examples=40)
+def test_native_int8_linear_layers_give_bit_for_bit_what_emulated_ones_give(
+    seed: int, tokens: int, width: int, bias: bool
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    layer = take_weights(nn.Linear(width, 9, bias=bias))
+    native, expected = native_and_emulated(layer, torch.randn(tokens, width, generator=generator) * 3)
+    assert torch.equal(native, expected)
 
 
 def test_native_int8_predicts_what_emulated_int8_predicts_on_a_real_model(tmp_path: Path) -> None:

@@ -17,10 +17,11 @@ from wattbit.calibration import LayerCalibration
 from wattbit.kernels.layer_weights import LayerWeights
 from wattbit.kernels.registry import Kernel
 from wattbit.numerics import (
-    AffineQuantizer,
+    TokenCodes,
     fp8_activation_scale,
     fp8_weight_scale,
     integer_weight_scale,
+    quantize_tokens,
     quantize_weight,
 )
 from wattbit.numerics.floats import E4M3_MAX
@@ -63,31 +64,18 @@ def pack_int8(
     calibration: LayerCalibration,
     product: Int8Product = torch._int_mm,
 ) -> Kernel:
-    """Pack a linear ``layer`` for int8 products with a static activation scale.
+    """Pack a linear ``layer`` for int8 products, with an activation scale for each token.
 
-    With activation codes ``c`` less 128, weight codes ``q`` and the zero point ``z`` less 128::
-
-        y = s_x * s_w * (sum(c * q) - z * sum(q)) + bias
-
-    The second sum is known when packing, so one pass over the product gives ``y``. Integers have no NaN: one
-    in the input makes the whole output NaN, because looking for its row would cost another pass.
+    A token that holds a value that is not finite has a scale of NaN, and so has its output.
     """
-    quantizer = calibration.affine[precision.activation_bits]
     scale = integer_weight_scale(layer.weight, precision.weight_bits)
-    codes = quantize_weight(layer.weight, scale, precision.weight_bits)
-    columns = codes.contiguous().t()
-    factor = scale.double() * quantizer.scale
-    shift = -(quantizer.zero_point - 128) * factor * codes.sum(1, dtype=torch.int64)
-    if layer.bias is not None:
-        shift += layer.bias.double()
-    factor, shift = factor.float(), shift.float()
+    columns = quantize_weight(layer.weight, scale, precision.weight_bits).contiguous().t()
+    bias = torch.zeros_like(scale) if layer.bias is None else layer.bias
 
     def run(x: Tensor) -> Tensor:
-        rows = x.reshape(-1, x.shape[-1])
-        steps = _steps(rows, quantizer)
-        poison = steps.sum() * 0.0  # NaN if there is one, else 0
-        total = product(_signed_codes(steps, quantizer), columns)[: len(rows)]
-        return torch.addcmul(shift + poison, total, factor).reshape(*x.shape[:-1], len(factor))
+        tokens = quantize_tokens(x, precision.activation_bits)
+        total = product(_signed_codes(tokens), columns)[: len(tokens.codes)]
+        return torch.addcmul(bias, total * scale, tokens.scale).reshape(*x.shape[:-1], len(scale))
 
     return _unless_empty(run, layer)
 
@@ -156,19 +144,13 @@ def int4_tiling(width: int) -> tuple[int, int]:
     return group, next(tiles for tiles in _INT4_INNER_TILES if width % (16 * tiles) == 0)
 
 
-def _steps(rows: Tensor, quantizer: AffineQuantizer) -> Tensor:
-    """The inputs in whole steps of the quantizer's scale, as the emulated kernel rounds them."""
-    steps = rows.mul(1.0 / quantizer.scale).round_()
-    return steps.clamp_(quantizer.lowest_step, quantizer.highest_step)
-
-
-def _signed_codes(steps: Tensor, quantizer: AffineQuantizer) -> Tensor:
-    """Codes less 128, int8; rows of zeros are added where the product wants more of them."""
-    rows, width = steps.shape
+def _signed_codes(tokens: TokenCodes) -> Tensor:
+    """Codes less the zero point, int8; rows of zeros are added where the product wants more of them."""
+    rows, width = tokens.codes.shape
     padded = max(_INT8_LEAST_ROWS, -(-rows // _INT8_ROWS) * _INT8_ROWS)
-    codes = torch.empty(padded, width, dtype=torch.int8, device=steps.device)
-    codes[:rows] = steps.add_(quantizer.zero_point - 128)
-    codes[rows:] = 0
+    codes = torch.zeros(padded, width, dtype=torch.int8, device=tokens.codes.device)
+    # Flipping the highest bit takes 128 off: the byte is then to be read as a signed one.
+    codes[:rows] = tokens.codes.bitwise_xor(tokens.zero_point).view(torch.int8)
     return codes
 
 

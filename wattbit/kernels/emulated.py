@@ -16,11 +16,13 @@ from wattbit.calibration import LayerCalibration
 from wattbit.kernels.layer_weights import LayerWeights
 from wattbit.kernels.registry import Kernel
 from wattbit.numerics import (
+    LEAST_TOKEN_BITS,
     dequantize_weight,
-    fake_quantize,
     fp8_activation_scale,
     fp8_weight,
     integer_weight_scale,
+    quantize_steps,
+    quantize_tokens,
     quantize_weight,
     round_float,
     round_mxfp4,
@@ -62,19 +64,42 @@ def _pack_fp8(layer: LayerWeights, calibration: LayerCalibration) -> Kernel:
     return lambda x: layer.apply(scale_round_fp8(x, x_scale), weight)
 
 
-def _rounded_integer_weight(layer: LayerWeights, bits: int) -> Tensor:
-    scale = integer_weight_scale(layer.weight, bits)
-    return dequantize_weight(quantize_weight(layer.weight, scale, bits), scale)
-
-
 def _pack_integer(layer: LayerWeights, precision: Precision, calibration: LayerCalibration) -> Kernel:
-    weight = _rounded_integer_weight(layer, precision.weight_bits)
+    """Integers times integers, held exactly in float32; scales and bias in the order of integer kernels.
+
+    Rounded values times rounded values would differ from such a kernel in the last bits, and the next layer
+    rounds some of these differences up to whole steps.
+    """
+    scale = integer_weight_scale(layer.weight, precision.weight_bits)
+    codes = quantize_weight(layer.weight, scale, precision.weight_bits).to(torch.float32)
+    if not layer.is_conv and precision.activation_bits >= LEAST_TOKEN_BITS:
+        return _pack_tokens(layer, codes, scale, precision.activation_bits)
     quantizer = calibration.affine[precision.activation_bits]
-    return lambda x: layer.apply(fake_quantize(x, quantizer), weight)
+    scale = layer.per_output(scale)
+    bias = 0.0 if layer.bias is None else layer.per_output(layer.bias)
+
+    def run(x: Tensor) -> Tensor:
+        total = layer.multiply(quantize_steps(x, quantizer), codes)
+        return total.mul_(quantizer.scale).mul_(scale).add_(bias)
+
+    return run
+
+
+def _pack_tokens(layer: LayerWeights, codes: Tensor, scale: Tensor, bits: int) -> Kernel:
+    bias = torch.zeros_like(scale) if layer.bias is None else layer.bias
+
+    def run(x: Tensor) -> Tensor:
+        tokens = quantize_tokens(x, bits)
+        total = layer.multiply(tokens.steps, codes).mul_(scale)
+        return torch.addcmul(bias, total, tokens.scale).reshape(*x.shape[:-1], len(scale))
+
+    return run
 
 
 def _pack_weight_only(layer: LayerWeights, precision: Precision) -> Kernel:
-    weight = round_float(_rounded_integer_weight(layer, precision.weight_bits), precision.compute)
+    scale = integer_weight_scale(layer.weight, precision.weight_bits)
+    codes = quantize_weight(layer.weight, scale, precision.weight_bits)
+    weight = round_float(dequantize_weight(codes, scale), precision.compute)
     widened = Precision(precision.compute, "float", 16, 16, precision.compute)
     return _pack_float(replace(layer, weight=weight), widened)
 

@@ -36,9 +36,20 @@ class LayerWeights:
 
     def apply(self, x: Tensor, weight: Tensor) -> Tensor:
         """Run the layer on ``x`` with another ``weight`` of the same shape (and this bias)."""
+        return self._apply(x, weight, self.bias)
+
+    def multiply(self, x: Tensor, weight: Tensor) -> Tensor:
+        """As `apply`, without the bias."""
+        return self._apply(x, weight, None)
+
+    def per_output(self, values: Tensor) -> Tensor:
+        """A value for each output channel, (out,), in the shape that spreads over the layer's output."""
+        return values.reshape(-1, 1, 1) if self.is_conv else values
+
+    def _apply(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if self.is_conv:
-            return F.conv2d(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
-        return F.linear(x, weight, self.bias)
+            return F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+        return F.linear(x, weight, bias)
 
 
 def is_switchable(module: nn.Module) -> bool:

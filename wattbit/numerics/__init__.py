@@ -1,8 +1,8 @@
 """How each format of `wattbit.precision` rounds and scales numbers: exact emulation on any torch device.
 
 Pure functions of float32 tensors. `floats` holds the formats whose values have their own exponent,
-`integers` the codes of weights and activations, `clipping` the choice of an activation's range and `blocks`
-the small floats that share a scale.
+`integers` the codes of weights and activations, `tokens` those of activations with a scale for each token,
+`clipping` the choice of an activation's range and `blocks` the small floats that share a scale.
 """
 
 from wattbit.numerics.blocks import nvfp4_tensor_scale, round_mxfp4, round_nvfp4
@@ -22,13 +22,17 @@ from wattbit.numerics.integers import (
     fake_quantize,
     integer_weight_scale,
     quantize,
+    quantize_steps,
     quantize_weight,
 )
+from wattbit.numerics.tokens import LEAST_TOKEN_BITS, TokenCodes, quantize_tokens
 
 __all__ = [
     "FLOAT_FORMATS",
+    "LEAST_TOKEN_BITS",
     "ActivationRange",
     "AffineQuantizer",
+    "TokenCodes",
     "activation_quantizer",
     "dequantize_weight",
     "fake_quantize",
@@ -38,6 +42,8 @@ __all__ = [
     "integer_weight_scale",
     "nvfp4_tensor_scale",
     "quantize",
+    "quantize_steps",
+    "quantize_tokens",
     "quantize_weight",
     "round_float",
     "round_mxfp4",

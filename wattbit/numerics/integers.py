@@ -186,7 +186,7 @@ def fake_quantize(x: Tensor, quantizer: AffineQuantizer) -> Tensor:
     Returns:
         float32 of the same shape, a new tensor.
     """
-    return _steps(x, quantizer).mul_(quantizer.scale)
+    return quantize_steps(x, quantizer).mul_(quantizer.scale)
 
 
 def quantize(x: Tensor, quantizer: AffineQuantizer) -> Tensor:
@@ -202,11 +202,12 @@ def quantize(x: Tensor, quantizer: AffineQuantizer) -> Tensor:
         uint8 of the same shape.
     """
     # 2^23 + code has the code in its lowest bits: six times as fast on a CPU as a cast from float32.
-    shifted = _steps(x, quantizer).add_((1 << 23) + quantizer.zero_point)
+    shifted = quantize_steps(x, quantizer).add_((1 << 23) + quantizer.zero_point)
     return shifted.view(torch.int32).to(torch.uint8).bitwise_and_(largest_activation_code(quantizer.bits))
 
 
-def _steps(x: Tensor, quantizer: AffineQuantizer) -> Tensor:
+def quantize_steps(x: Tensor, quantizer: AffineQuantizer) -> Tensor:
+    """`fake_quantize` in whole steps of the scale: float32 of the shape of ``x``, NaN stays NaN."""
     # Integer kernels multiply by the reciprocal too, so codes agree with theirs on every device.
     steps = x.detach().mul(1.0 / quantizer.scale).round_()
     return steps.clamp_(quantizer.lowest_step, quantizer.highest_step)
