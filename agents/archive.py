@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
@@ -23,7 +23,7 @@ class Archive:
     """Outcomes by plan, in the order they came, each with the method that evaluated it first.
 
     The result for a tolerance is the cheapest plan that passes the search gate, and the reference plan where
-    none does; it can only improve as the archive grows.
+    none does. With a gate that judges each plan by itself it can only improve as the archive grows.
 
     Args:
         reference: Outcome of the reference plan.
@@ -40,7 +40,7 @@ class Archive:
         self._allowed = allowed
         self._outcomes: dict[PrecisionPlan, Outcome] = {}
         self._methods: dict[PrecisionPlan, str] = {}
-        self._bounds: dict[PrecisionPlan, float] = {reference.plan: 0.0}
+        self._bounds: dict[PrecisionPlan, float] = {}
 
     def __len__(self) -> int:
         return len(self._outcomes)
@@ -71,7 +71,7 @@ class Archive:
             return False
         self._outcomes[outcome.plan] = outcome
         self._methods[outcome.plan] = method
-        self._bounds.setdefault(outcome.plan, self._gate.bound_pp(outcome.counts))
+        self._bounds.clear()  # what one plan shows may change how the others are judged
         return True
 
     def allows(self, outcome: Outcome) -> bool:
@@ -80,7 +80,7 @@ class Archive:
 
     def passes(self, outcome: Outcome, tolerance_pp: float) -> bool:
         """True if the outcome passes the gate; the reference always does."""
-        bound = self._bounds.get(outcome.plan)
+        bound = self._judged().get(outcome.plan)
         return (self._gate.bound_pp(outcome.counts) if bound is None else bound) <= tolerance_pp
 
     def best(self, tolerance_pp: float) -> Outcome:
@@ -88,18 +88,19 @@ class Archive:
 
         It passes the gate and is allowed; the reference where no such outcome is cheaper.
         """
-        feasible = [o for o in self if self._bounds[o.plan] <= tolerance_pp and self.allows(o)]
+        bounds = self._judged()
+        feasible = [o for o in self if bounds[o.plan] <= tolerance_pp and self.allows(o)]
         return min([self._reference, *feasible], key=lambda outcome: (outcome.energy_j, outcome.divergence))
 
-    def front(self) -> list[Outcome]:
-        """The outcomes that no other beats in both energy and judged drop, cheapest first."""
-        kept: list[Outcome] = []
-        lowest = float("inf")
-        for outcome in sorted(self, key=lambda o: (o.energy_j, self._bounds[o.plan])):
-            if self._bounds[outcome.plan] < lowest:
-                lowest = self._bounds[outcome.plan]
-                kept.append(outcome)
-        return kept
+    def _judged(self) -> dict[PrecisionPlan, float]:
+        """The judged drop of every plan, percentage points."""
+        if not self._bounds:
+            outcomes = list(self)
+            plans = [outcome.plan for outcome in outcomes]
+            self._bounds = dict(zip(plans, self._gate.bounds_pp(outcomes), strict=True))
+            # The reference cannot drop against itself.
+            self._bounds[self._reference.plan] = 0.0
+        return self._bounds
 
 
 class ArchivingEvaluator:
@@ -144,13 +145,49 @@ class ArchivingEvaluator:
         Raises:
             BudgetSpent: If it is new to the method, and the budget is spent.
         """
-        if self._budget is not None and len(self._asked) >= self._budget and plan not in self._asked:
-            raise BudgetSpent(f"{self._method} has evaluated {len(self._asked)} plans, its budget")
+        if not self._within_budget([plan]):
+            raise self._spent()
         outcome = self._evaluator.evaluate(plan)
+        self._keep(outcome)
+        return outcome
+
+    def evaluate_all(self, plans: Sequence[PrecisionPlan]) -> list[Outcome]:
+        """Evaluate and archive ``plans``; each distinct one is charged once.
+
+        Raises:
+            BudgetSpent: If the budget ends within the list; what comes before that is evaluated and archived.
+        """
+        affordable = self._within_budget(plans)
+        outcomes = self._run(affordable)
+        if len(affordable) < len(plans):
+            raise self._spent()
+        return outcomes
+
+    def _within_budget(self, plans: Sequence[PrecisionPlan]) -> Sequence[PrecisionPlan]:
+        """``plans`` up to the first that is one too many."""
+        if self._budget is None:
+            return plans
+        new: set[PrecisionPlan] = set()
+        for index, plan in enumerate(plans):
+            if plan not in self._asked and plan not in new:
+                if len(self._asked) + len(new) >= self._budget:
+                    return plans[:index]
+                new.add(plan)
+        return plans
+
+    def _run(self, plans: Sequence[PrecisionPlan]) -> list[Outcome]:
+        outcomes = self._evaluator.evaluate_all(plans)
+        for outcome in outcomes:
+            self._keep(outcome)
+        return outcomes
+
+    def _keep(self, outcome: Outcome) -> None:
         self._asked.add(outcome.plan)
         for archive in self._archives:
             archive.add(outcome, self._method)
-        return outcome
+
+    def _spent(self) -> BudgetSpent:
+        return BudgetSpent(f"{self._method} has evaluated {len(self._asked)} plans, its budget")
 
 
 class Journal:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import islice
 
 import numpy as np
 
@@ -10,6 +11,9 @@ from agents.additive import AdditiveModel
 from agents.search_method import SearchTask, spread
 from wattbit.plan import PrecisionPlan
 from wattbit.profile import ModelProfile
+
+# Plans evaluated together: they may share work, and progress is still seen.
+_TOGETHER = 32
 
 
 class Uniform:
@@ -20,9 +24,7 @@ class Uniform:
     def search(self, task: SearchTask) -> None:
         """Evaluate every uniform plan."""
         plans = list(uniform_plans(task.evaluator.profile).values())
-        for done, plan in enumerate(plans[: task.budget], 1):
-            task.evaluator.evaluate(plan)
-            task.report(done, len(plans), "")
+        _evaluate(task, plans[: task.budget], len(plans))
 
 
 class Random:
@@ -35,11 +37,14 @@ class Random:
         profile = task.evaluator.profile
         rng = np.random.default_rng(task.seed)
         supported = [profile.supported(layer) for layer in range(len(profile.layers))]
-        for _ in range(20 * task.budget):
-            if task.evaluator.evaluations >= task.budget:
-                break
-            names = [str(rng.choice(choices)) for choices in supported]
-            task.evaluator.evaluate(PrecisionPlan(dict(zip(profile.layer_names, names, strict=True))))
+        draws = 20 * task.budget
+        # Never more at once than the budget has left, if all were new.
+        while (count := min(_TOGETHER, draws, task.budget - task.evaluator.evaluations)) > 0:
+            drawn = [[str(rng.choice(choices)) for choices in supported] for _ in range(count)]
+            task.evaluator.evaluate_all(
+                [PrecisionPlan(dict(zip(profile.layer_names, names, strict=True))) for names in drawn]
+            )
+            draws -= count
             task.report(task.evaluator.evaluations, task.budget, "")
 
 
@@ -55,9 +60,7 @@ class Greedy:
         """Evaluate the greedy path."""
         path = greedy_path(task.evaluator.profile)
         chosen = spread(path, task.budget)
-        for done, index in enumerate(chosen, 1):
-            task.evaluator.evaluate(path[index])
-            task.report(done, len(chosen), "")
+        _evaluate(task, [path[index] for index in chosen], len(chosen))
 
 
 class ILP:
@@ -69,9 +72,18 @@ class ILP:
         """Evaluate the optimum of each of ``budget`` sensitivity budgets, equal plans once."""
         model = AdditiveModel(task.evaluator.profile)
         budgets = model.budgets(task.budget)
-        for done, nats in enumerate(budgets, 1):
-            task.evaluator.evaluate(model.solve(float(nats)))
-            task.report(done, len(budgets), "")
+        _evaluate(task, (model.solve(float(nats)) for nats in budgets), len(budgets))
+
+
+def _evaluate(task: SearchTask, plans: Iterable[PrecisionPlan], total: int) -> None:
+    """Evaluate ``plans`` in their order, some at a time, and report each of them."""
+    waiting = iter(plans)
+    done = 0
+    while together := list(islice(waiting, _TOGETHER)):
+        task.evaluator.evaluate_all(together)
+        for _ in together:
+            done += 1
+            task.report(done, total, "")
 
 
 def uniform_plans(profile: ModelProfile) -> dict[str, PrecisionPlan]:

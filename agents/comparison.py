@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from agents.archive import Archive, ArchivingEvaluator, Journal
@@ -14,6 +14,9 @@ from envs.evaluator import Evaluator, Outcome
 from envs.gate import SearchGate
 from wattbit.errors import ConfigError
 from wattbit.plan import PrecisionPlan
+
+# Plans evaluated between two looks at the stop rule: what an interruption loses at most.
+_CHUNK = 32
 
 Listener = Callable[[str, int, int, str], None]
 """Called with (method, done, total, note) as a method goes on."""
@@ -148,6 +151,18 @@ class _Recording(ArchivingEvaluator):
 
     def evaluate(self, plan: PrecisionPlan) -> Outcome:
         self._comparison.stop.check()
-        outcome = super().evaluate(plan)
+        return super().evaluate(plan)
+
+    def _run(self, plans: Sequence[PrecisionPlan]) -> list[Outcome]:
+        # Neighbours in this order have their first layers in common, which an evaluator may run only once.
+        ordered = sorted(dict.fromkeys(plans), key=lambda plan: tuple(plan.values()))
+        found: dict[PrecisionPlan, Outcome] = {}
+        for start in range(0, len(ordered), _CHUNK):
+            self._comparison.stop.check()
+            chunk = ordered[start : start + _CHUNK]
+            found.update(zip(chunk, super()._run(chunk), strict=True))
+        return [found[plan] for plan in plans]
+
+    def _keep(self, outcome: Outcome) -> None:
+        super()._keep(outcome)
         self._comparison.keep(outcome, self._method)
-        return outcome

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,6 +15,7 @@ from wattbit.errors import DataError, ModelError
 from wattbit.layers import SwitchableModel
 from wattbit.paired import PairedCounts
 from wattbit.plan import PrecisionPlan
+from wattbit.prefix_sharing import MEMORY_BYTES, PrefixSharing
 from wattbit.profile import ModelProfile
 from wattbit.profiler import divergence
 
@@ -60,9 +61,14 @@ class Evaluator(Protocol):
     def evaluate(self, plan: PrecisionPlan) -> Outcome:
         """The outcome of ``plan``; a plan that was evaluated before costs nothing."""
 
+    def evaluate_all(self, plans: Sequence[PrecisionPlan]) -> list[Outcome]:
+        """The outcome of each of ``plans``, in the order given; what is given twice is run once."""
+
 
 class PlanEvaluator:
     """Runs plans on held data and remembers every outcome.
+
+    Plans that are asked for together run what they begin with in common only once.
 
     Args:
         model: The calibrated model.
@@ -71,6 +77,7 @@ class PlanEvaluator:
         labels: Their labels, int64, shape (samples,).
         batch_size: Samples per forward pass.
         known: Outcomes from an earlier run, which are not evaluated again.
+        memory_bytes: See `PrefixSharing`.
 
     Raises:
         DataError: If there are not as many labels as samples.
@@ -86,8 +93,8 @@ class PlanEvaluator:
         *,
         batch_size: int = 256,
         known: Mapping[PrecisionPlan, Outcome] | None = None,
+        memory_bytes: int = MEMORY_BYTES,
     ) -> None:
-        self._model = model
         self._profile = profile
         self._batches = list(batches(inputs, batch_size))
         self._labels = labels
@@ -100,6 +107,7 @@ class PlanEvaluator:
                 "the reference output on the search split holds NaN or infinite values, allowed are 0; "
                 "check the model and its inputs"
             )
+        self._sharing = PrefixSharing(model, self._batches[0], memory_bytes=memory_bytes)
         self._reference_log = F.log_softmax(logits, 1)
         self._reference_correct = correct(logits, labels)
 
@@ -119,6 +127,11 @@ class PlanEvaluator:
         return float(self._reference_correct.double().mean())
 
     @property
+    def sharing(self) -> PrefixSharing:
+        """What runs the plans: says how much they shared, or why they cannot."""
+        return self._sharing
+
+    @property
     def samples(self) -> int:
         """Number of samples a plan is run on."""
         return len(self._labels)
@@ -131,16 +144,26 @@ class PlanEvaluator:
         """
         outcome = self._outcomes.get(plan)
         if outcome is None:
-            outcome = self._run(self._profile.require_plan(plan))
-            self._outcomes[plan] = outcome
+            [outcome] = self.evaluate_all([plan])
         return outcome
+
+    def evaluate_all(self, plans: Sequence[PrecisionPlan]) -> list[Outcome]:
+        """Run ``plans`` on the search split, or recall their outcomes, in the order given.
+
+        Raises:
+            PlanError: If one is for another model or uses a precision a layer does not support; none is run.
+        """
+        required = [self._profile.require_plan(plan) for plan in plans]
+        new = [plan for plan in required if plan not in self._outcomes]
+        for plan, logits in self._sharing.logits(self._batches, new):
+            self._outcomes[plan] = self._outcome(plan, logits)
+        return [self._outcomes[plan] for plan in required]
 
     def __deepcopy__(self, memo: dict[int, object]) -> PlanEvaluator:
         # Gymnasium copies the arguments of environments; what is remembered is to be shared, not copied.
         return self
 
-    def _run(self, plan: PrecisionPlan) -> Outcome:
-        logits = self._model.logits(self._batches, plan)
+    def _outcome(self, plan: PrecisionPlan, logits: Tensor) -> Outcome:
         values = divergence(self._reference_log, logits).double().nan_to_num(nan=_WORST, posinf=_WORST)
         return Outcome(
             plan=plan,

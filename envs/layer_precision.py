@@ -14,6 +14,7 @@ from envs.evaluator import Evaluator, Outcome
 from envs.gate import SearchGate
 from wattbit.errors import ConfigError, GuardrailError
 from wattbit.features import Context, FeatureEncoder, Mask, Observation, PlanWalk
+from wattbit.plan import PrecisionPlan
 
 _OPTIONS = ("tolerance_pp", "energy_price")
 
@@ -122,15 +123,48 @@ class LayerPrecisionEnv(gymnasium.Env[Observation, np.int64]):
             TypeError: If the action is not a whole number.
             IndexError: If the episode is over.
         """
+        reward = self.assign(action)
+        if not self.assigned:
+            return self._walk.observation, reward, False, False, {}
+        return self.finish(reward, self.evaluator.evaluate(self.plan))
+
+    def assign(self, action: np.int64 | int) -> float:
+        """The first half of `step`: give the next layer its precision and run nothing.
+
+        Returns:
+            The reward of the choice; raises as `step`.
+        """
         layer_index = self._walk.layer_index
         energy_j = self._walk.assign(action)
         reference_j = self._profile.layers[layer_index].costs[self._profile.reference].energy_j
-        reward = self._walk.context.energy_price * (reference_j - energy_j) / self._reference_j
-        if not self._walk.done:
-            return self._walk.observation, reward, False, False, {}
-        outcome = self.evaluator.evaluate(self._walk.plan)
+        return self._walk.context.energy_price * (reference_j - energy_j) / self._reference_j
+
+    def finish(
+        self, reward: float, outcome: Outcome
+    ) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """The second half of the last `step`.
+
+        Args:
+            reward: What `assign` gave for the last layer.
+            outcome: Outcome of `plan`.
+        """
         reward += self._terminal_reward(outcome)
         return self._walk.observation, reward, True, False, self._info(outcome)
+
+    @property
+    def assigned(self) -> bool:
+        """True once every layer has its precision."""
+        return self._walk.done
+
+    @property
+    def plan(self) -> PrecisionPlan:
+        """The plan so far, the layers not reached yet at the reference."""
+        return self._walk.plan
+
+    @property
+    def observation(self) -> Observation:
+        """What the policy sees now."""
+        return self._walk.observation
 
     def action_masks(self) -> Mask:
         """Which precisions the next layer supports, (precisions,) bool; all, once the episode is over."""

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from agents.archive import Journal
 from agents.certification import HeldOut
@@ -179,6 +179,10 @@ class SyntheticEvaluator:
             self._outcomes[plan] = self._run(self._profile.require_plan(plan))
         return self._outcomes[plan]
 
+    def evaluate_all(self, plans: Sequence[PrecisionPlan]) -> list[Outcome]:
+        """Run ``plans``, each once."""
+        return [self.evaluate(plan) for plan in plans]
+
     def divergence(self, plan: PrecisionPlan) -> float:
         """The divergence of ``plan``, interactions included, nats."""
         own = [layer.costs[plan[layer.name]].sensitivity for layer in self._profile.layers]
@@ -209,6 +213,7 @@ class StubModel:
 
     def __init__(self, profile: ModelProfile, lost: Callable[[PrecisionPlan], int]) -> None:
         self.reference_plan = profile.reference_plan
+        self.model, self.layer_names = nn.Identity(), profile.layer_names
         self.lost = lost
         self.asked: list[PrecisionPlan] = []
         self.lock = threading.Lock()  # real ones have some, which nothing can copy

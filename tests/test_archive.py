@@ -75,22 +75,6 @@ def test_a_larger_tolerance_never_costs_more(added: list[Outcome], a: float, b: 
     assert made.best(max(a, b)).energy_j <= made.best(min(a, b)).energy_j
 
 
-@settings(deadline=None, max_examples=50)
-@given(outcomes())
-def test_nothing_in_the_front_is_beaten_and_all_else_is(added: list[Outcome]) -> None:
-    made, gate = archive(*added), SearchGate(0.5)
-    front = made.front()
-
-    def beats(a: Outcome, b: Outcome) -> bool:
-        return a.energy_j <= b.energy_j and gate.bound_pp(a.counts) <= gate.bound_pp(b.counts)
-
-    for outcome in added:
-        assert (outcome in front) or any(beats(other, outcome) for other in front)
-    for i, outcome in enumerate(front):
-        assert not any(beats(other, outcome) for other in front[:i] + front[i + 1 :])
-    assert [o.energy_j for o in front] == sorted(o.energy_j for o in front)
-
-
 def test_among_equally_cheap_plans_the_least_divergent_wins() -> None:
     far = make_outcome(plan(0), 0.5, divergence=0.2)
     near = make_outcome(plan(1), 0.5, divergence=0.1)
@@ -152,6 +136,55 @@ def test_a_budget_refuses_the_first_plan_too_many_before_it_runs() -> None:
     evaluator.evaluate(plan(0))
     evaluator.evaluate(plan(5))
     assert plan(1) not in inner.ran
+
+
+@pytest.mark.parametrize(
+    ("asked", "evaluated"),
+    [
+        ([0, 1, 2], [0, 1, 2]),
+        ([2, 5, 0, 2, 0], [2, 5, 0, 2, 0]),  # 5 is paid for, and doubles are free
+        ([], []),
+        ([0, 1, 0, 2, 3, 0], None),
+    ],
+)
+def test_a_list_is_evaluated_in_its_order_as_far_as_the_budget_goes(
+    asked: list[int], evaluated: list[int] | None
+) -> None:
+    inner, own = SyntheticEvaluator(PROFILE), archive()
+    evaluator = ArchivingEvaluator(inner, "mine", (own,), budget=4)
+    evaluator.charge([plan(5)])
+    plans = [plan(index) for index in asked]
+    if evaluated is None:
+        with pytest.raises(BudgetSpent, match="mine has evaluated 4 plans"):
+            evaluator.evaluate_all(plans)
+        assert [o.plan for o in own] == [plan(0), plan(1), plan(2)]
+        assert plan(3) not in inner.ran
+    else:
+        assert [o.plan for o in evaluator.evaluate_all(plans)] == plans
+        assert {o.plan for o in own} == set(plans)
+        assert evaluator.evaluations == len({*asked, 5})
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.integers(0, 8), max_size=20), st.integers(0, 8))
+def test_a_list_costs_and_archives_what_its_plans_do_one_by_one(asked: list[int], budget: int) -> None:
+    archives = archive(), archive()
+    together, single = (
+        ArchivingEvaluator(SyntheticEvaluator(PROFILE), "mine", (own,), budget) for own in archives
+    )
+    refused = []
+    for run in (
+        lambda: together.evaluate_all([plan(index) for index in asked]),
+        lambda: [single.evaluate(plan(index)) for index in asked],
+    ):
+        try:
+            run()
+        except BudgetSpent as spent:
+            refused.append(str(spent))
+    assert len(refused) in (0, 2)
+    assert len(set(refused)) <= 1
+    assert list(archives[0]) == list(archives[1])
+    assert together.evaluations == single.evaluations
 
 
 # The journal.

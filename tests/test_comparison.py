@@ -158,6 +158,50 @@ def test_a_resumed_search_runs_no_plan_twice_and_gives_no_method_more_budget(com
     assert second.archive.method(PLANS[3]) == "baseline"
 
 
+@dataclass
+class AllAtOnce(Scripted):
+    """A method that asks for all its plans together."""
+
+    def search(self, task: SearchTask) -> None:
+        """Ask for every plan at once."""
+        self.asked = [outcome.plan for outcome in task.evaluator.evaluate_all(list(self.plans))]
+
+
+def test_plans_asked_for_together_cost_what_they_cost_one_by_one(compare: Comparisons) -> None:
+    comparison = compare.make(SyntheticEvaluator(PROFILE))
+    method = AllAtOnce("together", [*PLANS[:50], *PLANS[20:60]])
+    assert comparison.run(method, 60, 0)
+    assert method.asked == [*PLANS[:50], *PLANS[20:60]]
+    assert comparison.runs[0].evaluations == 60
+    assert {o.plan for o in comparison.runs[0].archive} == set(PLANS[:60])
+    assert sorted(plan.plan_id for _, plan in journal_lines(compare)) == sorted(
+        plan.plan_id for plan in PLANS[:60]
+    )
+
+
+def test_plans_asked_for_together_are_kept_as_far_as_the_budget_goes(compare: Comparisons) -> None:
+    evaluator = SyntheticEvaluator(PROFILE)
+    comparison = compare.make(evaluator)
+    assert comparison.run(AllAtOnce("rogue", PLANS), 40, 0)
+    assert {o.plan for o in comparison.archive} == set(PLANS[:40])
+    assert len(journal_lines(compare)) == 40
+    assert len(evaluator.ran) == 40 + 1
+
+
+def test_an_interruption_amid_plans_asked_for_together_loses_none_that_was_kept(compare: Comparisons) -> None:
+    evaluator, stop = SyntheticEvaluator(PROFILE), StopRule()
+    comparison = compare.make(evaluator, stop)
+    evaluator.before_run = lambda plan: stop.request() if len(evaluator.ran) == 40 else None
+    assert not comparison.run(AllAtOnce("method", PLANS[:90]), 200, 0)
+    found = [o.plan for o in comparison.archive]
+    assert 40 <= len(found) < 90
+    assert found == [plan for _, plan in journal_lines(compare)]
+    known = [outcome for outcome, _ in compare.entries(PROFILE)]
+    again = SyntheticEvaluator(PROFILE, known=known)
+    assert compare.make(again).run(AllAtOnce("method", PLANS[:90]), 200, 0)
+    assert not set(again.ran) & set(found)
+
+
 def test_outcomes_on_another_number_of_samples_are_not_mixed_in(compare: Comparisons) -> None:
     comparison = compare.make(SyntheticEvaluator(PROFILE, samples=1000))
     outcome = make_outcome(PLANS[0], 1e-6, samples=400)

@@ -56,6 +56,28 @@ def test_a_plan_is_run_once_whatever_the_order_of_its_layers() -> None:
     assert evaluator.profile is PROFILE
 
 
+def test_a_list_of_plans_gives_what_each_gives_by_itself_and_runs_each_once() -> None:
+    stub = StubModel(PROFILE, lambda plan: len(set(plan.values())))
+    evaluator, single = stub_evaluator(stub), stub_evaluator(StubModel(PROFILE, stub.lost))
+    wide = PROFILE.reference_plan.replace(**{"block.2": "bf16"})
+    plans = [NARROW, PROFILE.reference_plan, wide, NARROW]
+    assert evaluator.evaluate_all(plans) == [single.evaluate(plan) for plan in plans]
+    assert evaluator.evaluations == 3
+    assert evaluator.evaluate_all([]) == []
+    asked = len(stub.asked)
+    assert evaluator.evaluate_all([wide, NARROW]) == [single.evaluate(wide), single.evaluate(NARROW)]
+    assert len(stub.asked) == asked
+
+
+def test_a_list_with_a_plan_for_another_model_is_refused_before_anything_runs() -> None:
+    stub = StubModel(PROFILE, lambda plan: 0)
+    evaluator = stub_evaluator(stub)
+    with pytest.raises(PlanError, match="'elsewhere'"):
+        evaluator.evaluate_all([NARROW, PrecisionPlan({"elsewhere": "int8"})])
+    assert evaluator.evaluations == 0
+    assert NARROW not in stub.asked
+
+
 def test_what_an_earlier_run_knew_is_not_run_again() -> None:
     stub, split = StubModel(PROFILE, lambda plan: 1), make_split(20)
     outcome = stub_evaluator(StubModel(PROFILE, lambda plan: 7)).evaluate(NARROW)
@@ -129,6 +151,26 @@ def test_a_real_model_gives_the_outcomes_that_running_it_by_hand_gives(
     reference = switchable.logits([conv_inputs], switchable.reference_plan).argmax(1) == labels
     assert outcome.counts == PairedCounts.from_correct(reference.numpy(), by_hand.numpy())
     assert evaluator.reference_accuracy == pytest.approx(1 - 6 / len(labels))
+
+
+def test_plans_of_a_real_model_share_work_and_have_the_outcomes_they_have_alone(
+    switchable: SwitchableModel, conv_inputs: Tensor, profile: ModelProfile
+) -> None:
+    labels = torch.arange(len(conv_inputs)) % tiny.CLASSES
+    together, single = (
+        PlanEvaluator(switchable, profile, conv_inputs, labels, batch_size=24) for _ in range(2)
+    )
+    first, *_, last = profile.layer_names
+    plans = [
+        PrecisionPlan.uniform(profile.layer_names, "int4").replace(**{first: a, last: b})
+        for a in ("fp32", "int8")
+        for b in ("int8", "bf16", "mxfp4")
+    ]
+    assert together.evaluate_all(plans) == [single.evaluate(plan) for plan in plans]
+    assert together.sharing.refusal is None
+    assert together.sharing.layer_executions == 3 * 2 * (4 + 1 + 1)
+    assert single.sharing.layer_executions == single.sharing.plain_layer_executions == 3 * 6 * 4
+    assert "cannot be traced" in str(stub_evaluator(StubModel(PROFILE, lambda plan: 0)).sharing.refusal)
 
 
 def test_the_made_up_evaluator_has_interactions_that_no_sum_of_sensitivities_shows() -> None:

@@ -11,7 +11,8 @@ precision the original convolution and the original BatchNorm run, bit for bit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
@@ -24,6 +25,7 @@ from wattbit.batches import Inputs, call_model, concatenated
 from wattbit.calibration import ActivationObserver, Calibration, integer_widths
 from wattbit.discovery import find_layers, foldable, require_finite_weights
 from wattbit.forwards import SwitchedForwards, relu_forward
+from wattbit.kernels import PackedKernel
 from wattbit.kernels.layer_weights import take_weights
 from wattbit.links import find_links
 from wattbit.packing import REFERENCE, Kernels, PackedLayers
@@ -192,6 +194,22 @@ class SwitchableModel:
             ModelError: If the model is detached; further as `prepare`.
         """
         return self._run(batch, Batch(self._active.kernels if plan is None else self.prepare(plan)))
+
+    def run_layers(self, batch: Inputs, layers: Sequence[Callable[[Tensor], Tensor]]) -> Any:
+        """Run one batch in which ``layers`` stand in for the switchable ones, folded BatchNorms included.
+
+        Raises:
+            ModelError: If the model is detached.
+        """
+        return self._run(batch, Batch(tuple(PackedKernel(layer, None) for layer in layers)))
+
+    def holding(self, kernels: Kernels) -> AbstractContextManager[None]:
+        """A context in which parts of the model that this thread calls run ``kernels``, which `prepare` gave.
+
+        Raises:
+            ModelError: If the model is detached.
+        """
+        return self._batches.holding(Batch(kernels))
 
     @torch.inference_mode()
     def logits(self, batches: Iterable[Inputs], plan: PrecisionPlan | None = None) -> Tensor:

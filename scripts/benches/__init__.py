@@ -1,19 +1,24 @@
 """Benchmarks: one module each, with a function ``run() -> Benchmark``.
 
-A new benchmark is a new module here and its name in `BENCHES`.
+A new benchmark is a new module here and its name in `BENCHES`. One that has options of its own has a function
+``add_options(parser)``, too; its ``run`` is then given what was parsed.
 """
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import ModuleType
 
 from wattbit.errors import ConfigError
 
 BENCHES = {
+    "evaluator": "scripts.benches.evaluator",
     "kernels": "scripts.benches.kernels",
+    "search": "scripts.benches.search",
     "switch": "scripts.benches.switch",
 }
 """Name on the command line -> module. Imported only when asked for, as some take seconds to import."""
@@ -49,13 +54,30 @@ class Benchmark:
         return json.dumps(data, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
 
 
-def find_bench(name: str, benches: Mapping[str, str] = BENCHES) -> Callable[[], Benchmark]:
+def find_bench(name: str, benches: Mapping[str, str] = BENCHES) -> Callable[..., Benchmark]:
     """The function that runs the benchmark called ``name``.
 
     Raises:
         ConfigError: If there is none; the message lists the names.
     """
+    run: Callable[..., Benchmark] = _module(name, benches).run
+    return run
+
+
+def find_options(
+    name: str, benches: Mapping[str, str] = BENCHES
+) -> Callable[[argparse.ArgumentParser], None] | None:
+    """The function that adds the options of the benchmark called ``name``; None if it has none of its own.
+
+    Raises:
+        ConfigError: If there is no such benchmark; the message lists the names.
+    """
+    found: Callable[[argparse.ArgumentParser], None] | None
+    found = getattr(_module(name, benches), "add_options", None)
+    return found
+
+
+def _module(name: str, benches: Mapping[str, str]) -> ModuleType:
     if name not in benches:
         raise ConfigError(f"no benchmark {name!r:.80}; choose from {', '.join(sorted(benches))}")
-    run: Callable[[], Benchmark] = importlib.import_module(benches[name]).run
-    return run
+    return importlib.import_module(benches[name])
