@@ -84,16 +84,18 @@ def _deployed(run: RunResults, tolerance_pp: float) -> str:
         return "the reference runs"
     interval = format_interval(plan.certify_interval_pp)
     drop = f"drop {format_pp(plan.certify_drop_pp)} pp" + (f" ({interval})" if interval else "")
-    return f"{plan.method}, {format_joules(plan.energy_j, run.provenance)}, {drop}"
+    end_to_end = f", which {plan.confirmation.text}" if plan.confirmation else ""
+    return f"{plan.method}{end_to_end}, {format_joules(plan.energy_j, run.provenance)}, {drop}"
 
 
 CAPTIONS: Mapping[str, Caption] = MappingProxyType(
     {
         "energy_accuracy": Caption(
             "Energy and accuracy side by side",
-            "One row a plan. Left: energy per inference; a hatched bar is the reference. Right: accuracy "
-            "lost against the reference on the same samples, with its interval; the black stroke is the "
-            "tolerance, and an arrow stands for a drop beyond the axis.",
+            "One row a plan. Left: energy per inference, added up over layers or, where a plan was metered "
+            "as a whole, end to end; a hatched bar is the reference. Right: accuracy lost against the "
+            "reference on the same samples, with its interval; the black stroke is the tolerance, and an "
+            "arrow stands for a drop beyond the axis.",
             _describe_energy_accuracy,
         ),
         "pareto": Caption(

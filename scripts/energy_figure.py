@@ -48,7 +48,7 @@ class _Row:
 
     label: str
     energy_j: float | None = None
-    saving: float | None = None
+    saving: str = ""
     plan: PlanResult | None = None
     tolerance_pp: float | None = None
     color: str = GREY
@@ -66,12 +66,23 @@ def _rows(run: RunResults) -> list[_Row]:
             rows.append(_Row(f"{name}: reference runs", run.reference_energy_j, tolerance_pp=tolerance_pp))
         else:
             label = f"{name}: {plan.method}"
-            rows.append(_Row(label, plan.energy_j, plan.saving, plan, tolerance_pp, color=GREEN))
+            rows.append(_plan_row(label, plan, run, tolerance_pp, GREEN))
     others = [p for p in (*run.plans_at(main), *run.plans_at(None)) if not run.is_deployed(p)]
     if others:
         rows.append(_Row(f"other methods, at {format_tolerance(main)}", heading=True))
-        rows += [_Row(p.method, p.energy_j, p.saving, p, p.tolerance_pp, color=SKY) for p in others]
+        rows += [_plan_row(p.method, p, run, p.tolerance_pp, SKY) for p in others]
     return rows
+
+
+def _plan_row(label: str, plan: PlanResult, run: RunResults, tolerance_pp: float | None, color: str) -> _Row:
+    """A plan's row: what it gave end to end, to the reference's scale, or what its layers add up to."""
+    energy_j, saving, found = plan.energy_j, plan.saving, plan.confirmation
+    if found is not None and found.saving is not None and run.reference_energy_j is not None:
+        energy_j, saving = (1.0 - found.saving) * run.reference_energy_j, found.saving
+    text = "" if saving is None else f"{format_percent(saving)} saved"
+    if found is not None and found.finding != "saves":
+        text = "no saving" if found.finding == "costs" else "saving unclear"
+    return _Row(label, energy_j, text, plan, tolerance_pp, color=color)
 
 
 def _draw_energies(axes: Axes, rows: list[_Row], run: RunResults) -> None:
@@ -81,9 +92,7 @@ def _draw_energies(axes: Axes, rows: list[_Row], run: RunResults) -> None:
             continue
         hatch = "///" if row.plan is None else None
         axes.barh(y, scale * row.energy_j, height=0.62, color=row.color, hatch=hatch, edgecolor="white")
-        if row.saving is not None:
-            text = f" {format_percent(row.saving)} saved"
-            axes.text(scale * row.energy_j, y, text, va="center", fontsize=9.5)
+        axes.text(scale * row.energy_j, y, f" {row.saving}", va="center", fontsize=9.5)
     axes.set_xlim(0, 1.22 * scale * max(row.energy_j or 0.0 for row in rows))
     axes.set_title("Energy")
     axes.set_xlabel(f"energy per inference [{unit}, {run.provenance}]")

@@ -73,7 +73,8 @@ def evaluate(config: DictConfig) -> None:
         with stages.stage("evaluate", "evaluate plans") as update:
             for done, item in enumerate(found, 1):
                 limits = replace(guardrail, tolerance_pp=item.tolerance_pp)
-                records.append(plan_record(item, evaluator, certify, test, limits))
+                record = plan_record(item, evaluator, certify, test, limits)
+                records.append(as_bundled(record, subject.bundle))
                 update(done, len(found), item.method)
         results = _results(config, subject, guardrail, evaluator, records, test)
     console.print(subject.energy_note, highlight=False, soft_wrap=True, markup=False)
@@ -110,7 +111,13 @@ def _profiled(config: DictConfig, workload: Workload) -> Subject:
     model = build_model(workload, list(PRECISIONS))
     split = workload.splits["calibrate"]
     model.calibrate(batches(split.inputs, workload.batch_size))
-    profile = measure_profile(model, split.inputs, make_costs(model, split), batch_size=workload.batch_size)
+    profile = measure_profile(
+        model,
+        split.inputs,
+        make_costs(model, split),
+        batch_size=workload.batch_size,
+        sensitivity=workload.sensitivity,
+    )
     return Subject(workload, model, profile, None, note)
 
 
@@ -164,6 +171,13 @@ def _plans(config: DictConfig, subject: Subject, guardrail: Guardrail) -> list[F
     others = [] if bundle is None else [p for p in bundle.compared if not p.method.startswith("uniform_")]
     found += [FoundPlan(p.method, p.tolerance_pp, p.plan, None, None) for p in others]
     return found
+
+
+def as_bundled(record: Mapping[str, Any], bundle: ControllerBundle | None) -> dict[str, Any]:
+    """``record`` with the energy that the bundle gives the plan, which may have been found end to end."""
+    plans = {} if bundle is None else {plan.plan.plan_id: plan for plan in bundle.plans}
+    known = plans.get(record["plan_id"])
+    return dict(record) if known is None else {**record, "energy_j": known.energy_j, "saving": known.saving}
 
 
 def read_plan(text: str, layers: Sequence[str]) -> PrecisionPlan:

@@ -81,6 +81,16 @@ def format_percent(share: float | None) -> str:
     return UNKNOWN if share is None else f"{_no_negative_zero(100 * share, 1)} %"
 
 
+def format_share_interval(interval: tuple[float, float] | None) -> str:
+    """Write an interval of shares: ``29.1 % to 32.0 %``; empty where there is none."""
+    return "" if interval is None else f"{format_percent(interval[0])} to {format_percent(interval[1])}"
+
+
+def format_error(error: float | None) -> str:
+    """Write a relative error with its sign: ``0.031`` is ``+3.1 %``."""
+    return UNKNOWN if error is None else f"{round(100 * error, 1) + 0.0:+.1f} %"
+
+
 def format_pp(drop_pp: float | None) -> str:
     """Write a drop in percentage points, without the unit: ``0.333`` is ``0.33``."""
     return UNKNOWN if drop_pp is None else _no_negative_zero(drop_pp, 2)

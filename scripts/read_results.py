@@ -13,8 +13,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
+from scripts.end_to_end import EndToEnd
 from scripts.fields import REMEDY, Fields
-from scripts.results import ArchivedPlan, CurvePoint, JudgedPlan, LayerResult, PlanResult, RunResults
+from scripts.results import (
+    ArchivedPlan,
+    CurvePoint,
+    JudgedPlan,
+    LayerResult,
+    PlanResult,
+    RunResults,
+)
 from wattbit.energy.meter import Provenance
 from wattbit.errors import ConfigError
 
@@ -107,6 +115,20 @@ def _plan(fields: Fields) -> PlanResult:
         reason=fields.text("reason"),
         evaluations=fields.number("evaluations"),
         seconds=fields.number("seconds"),
+        confirmation=_end_to_end(fields.fields("confirmation")),
+    )
+
+
+def _end_to_end(fields: Fields) -> EndToEnd | None:
+    if not fields.data:
+        return None
+    return EndToEnd(
+        energy_j=fields.number("energy_j"),
+        reference_energy_j=fields.number("reference_energy_j"),
+        saving=fields.number("saving"),
+        saving_interval=fields.interval("saving_interval"),
+        interval_level=fields.number("interval_level") or 0.95,
+        additive_error=fields.number("additive_error"),
     )
 
 

@@ -26,6 +26,8 @@ TEMPLATE = "report_template.html.j2"
 _FILTERS = {
     "joules": quantities.format_joules,
     "percent": quantities.format_percent,
+    "share_interval": quantities.format_share_interval,
+    "error": quantities.format_error,
     "pp": quantities.format_pp,
     "interval": quantities.format_interval,
     "tolerance": quantities.format_tolerance,

@@ -9,12 +9,16 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from scripts.end_to_end import EndToEnd
+from scripts.quantities import format_percent
+
 
 @dataclass(frozen=True, slots=True)
 class PlanResult:
     """One plan that a method proposed for a tolerance (None: for any), and what became of it.
 
     Energies in joules and latency in milliseconds per inference; drops and intervals in percentage points.
+    ``energy_j`` and ``saving`` add up layers, whatever ``confirmation`` says.
     """
 
     method: str
@@ -34,6 +38,13 @@ class PlanResult:
     reason: str
     evaluations: float | None
     seconds: float | None
+    confirmation: EndToEnd | None = None
+
+    @property
+    def saving_text(self) -> str:
+        """The saving by the sum of layers, unless no saving showed end to end."""
+        finding = "saves" if self.confirmation is None else self.confirmation.finding
+        return {"saves": format_percent(self.saving), "unclear": "unclear", "costs": "none"}[finding]
 
     def exceeds(self, tolerance_pp: float) -> bool:
         """True if the drop on the search split is above ``tolerance_pp`` or not known."""
@@ -153,6 +164,18 @@ class RunResults:
     def deployed_at(self, tolerance_pp: float | None) -> PlanResult | None:
         """The certified plan for ``tolerance_pp``; None where the reference runs."""
         return None if tolerance_pp is None else self.deployed.get(tolerance_pp)
+
+    @property
+    def confirmed(self) -> tuple[tuple[tuple[float, ...], PlanResult], ...]:
+        """The deployed plans that were metered end to end, each with the tolerances it is deployed at."""
+        plans: dict[str, PlanResult] = {}
+        tolerances: dict[str, list[float]] = {}
+        for tolerance_pp in self.tolerances_pp:
+            plan = self.deployed_at(tolerance_pp)
+            if plan is not None and plan.confirmation is not None:
+                plans.setdefault(plan.plan_id, plan)
+                tolerances.setdefault(plan.plan_id, []).append(tolerance_pp)
+        return tuple((tuple(tolerances[key]), plan) for key, plan in plans.items())
 
     def plans_at(self, tolerance_pp: float | None) -> tuple[PlanResult, ...]:
         """The plans proposed for ``tolerance_pp``: the deployed one first, then the cheapest first."""

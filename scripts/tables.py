@@ -72,7 +72,7 @@ def _add_plan(table: Table, plan: PlanResult, run: RunResults, last: bool) -> No
     table.add_row(
         Text(f"{'>' if deployed else ' '} {plan.method}"),
         format_energy(plan.energy_j),
-        format_percent(plan.saving),
+        plan.saving_text,
         _drop(plan),
         format_time(plan.latency_ms),
         Text(plan.verdict or "not tested", style=_VERDICT_STYLES.get(plan.verdict or "", "dim")),
@@ -95,6 +95,12 @@ def _deployed_line(run: RunResults, tolerance_pp: float) -> Text:
     plan = run.deployed_at(tolerance_pp)
     if plan is None:
         return Text(f"the reference runs: {run.why_reference(tolerance_pp)}")
-    line = Text(f"{plan.method} saves {format_percent(plan.saving)}: ")
-    line.append(f"{format_joules(plan.energy_j, run.provenance)}, drop {_drop(plan)} pp, verdict ")
+    found = plan.confirmation
+    if found is None:
+        line = Text(f"{plan.method} saves {format_percent(plan.saving)}: ")
+        line.append(format_joules(plan.energy_j, run.provenance))
+    else:
+        line = Text(f"{plan.method} {found.text}: {format_joules(found.energy_j, run.provenance)}, ")
+        line.append(f"the reference beside it {format_joules(found.reference_energy_j, run.provenance)}")
+    line.append(f", drop {_drop(plan)} pp, verdict ")
     return line.append(plan.verdict or "not tested", style=_VERDICT_STYLES.get(plan.verdict or "", ""))

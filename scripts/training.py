@@ -23,6 +23,8 @@ from agents.search_method import SearchMethod
 from envs.evaluator import Outcome, PlanEvaluator
 from envs.gate import SearchGate
 from scripts.build import CostFactory, build, build_costs, build_model, build_workload, plain, use_threads
+from scripts.confirming import certificate_record, confirmed
+from scripts.evaluators import build_evaluator, require_workers, workers_ended
 from scripts.judging import Judged, judge_search
 from scripts.progress import Stages, make_console
 from scripts.report import write_report
@@ -41,7 +43,7 @@ from wattbit.guardrail import Guardrail
 from wattbit.layers import REFERENCE, SwitchableModel
 from wattbit.precision import parse_precisions
 from wattbit.profile import ModelProfile
-from wattbit.profiler import measure_profile
+from wattbit.profiler import CostModel, measure_profile
 from wattbit.runtime import PrecisionRuntime
 from workloads.workload import Workload
 
@@ -78,6 +80,7 @@ class TrainingRun:
         """Run every stage."""
         config = self._config
         use_threads(config.threads)
+        require_workers(config.workers)
         names = require_precisions(config.precisions.names)
         tolerances = require_tolerances(config.tolerances_pp)
         guardrail = build(config.guardrail)
@@ -87,8 +90,11 @@ class TrainingRun:
             workload = build_workload(config.workload)
         self._say(f"Workload {workload.name}: {workload.description}.")
         with build_model(workload, names) as model:
-            profile = self._profile(model, workload, make_costs)
-            evaluator = self._evaluator(model, workload, profile)
+            profile, costs = self._profile(model, workload, make_costs)
+            known = {outcome.plan: outcome for outcome, _ in Journal(self._folder.journal).read(profile)}
+            evaluator = build_evaluator(config, model, workload, profile, known)
+            if evaluator.sharing.refusal:
+                self._say(f"Plans share no work, each runs by itself: {evaluator.sharing.refusal}.")
             guardrail = guardrail.resolve(evaluator.reference_accuracy)
             tolerances = with_tolerance(tolerances, guardrail.tolerance_pp)
             self._note_hopeless_tolerances(len(workload.splits["certify"]), tolerances, guardrail)
@@ -103,6 +109,9 @@ class TrainingRun:
                 judged = judge_search(
                     workload, model, evaluator, comparison, agent, guardrail, about, _origin(config), update
                 )
+            if profile.provenance != "modelled":
+                with self._stages.stage("confirm", "confirm end to end"):
+                    judged = confirmed(judged, costs)
         self._export(judged)
         self._check_export(judged, workload)
         self._console.print(final_table(judged.results))
@@ -112,32 +121,32 @@ class TrainingRun:
 
     # --- profile ----------------------------------------------------------------------------------------
 
-    def _profile(self, model: SwitchableModel, workload: Workload, make_costs: CostFactory) -> ModelProfile:
+    def _profile(
+        self, model: SwitchableModel, workload: Workload, make_costs: CostFactory
+    ) -> tuple[ModelProfile, CostModel]:
         split = workload.splits["calibrate"]
+        if workload.sensitivity == "adjoint":
+            self._notes.append("sensitivities are estimated from derivatives; large ones are measured")
         fingerprint = model_fingerprint(workload.model)
         known = self._folder.load_state(fingerprint)
         if known is not None:
             self._say("Going on with an interrupted run: its profile and every plan it evaluated are kept.")
             model.load_calibration(calibration_from_json(known[1]))
-            return known[0]
+            return known[0], make_costs(model, split)
         with self._stages.stage("profile", "profile layers") as update:
             model.calibrate(batches(split.inputs, workload.batch_size))
+            costs = make_costs(model, split)
             profile = measure_profile(
                 model,
                 split.inputs,
-                make_costs(model, split),
+                costs,
                 batch_size=workload.batch_size,
+                sensitivity=workload.sensitivity,
+                workers=self._config.workers,
                 progress=lambda done, total: update(done, total, ""),
             )
         self._folder.save_state(fingerprint, profile, calibration_to_json(model.calibration))
-        return profile
-
-    def _evaluator(self, model: SwitchableModel, workload: Workload, profile: ModelProfile) -> PlanEvaluator:
-        known = {outcome.plan: outcome for outcome, _ in Journal(self._folder.journal).read(profile)}
-        split = workload.splits["search"]
-        return PlanEvaluator(
-            model, profile, split.inputs, split.labels, batch_size=workload.batch_size, known=known
-        )
+        return profile, costs
 
     def _note_hopeless_tolerances(
         self, samples: int, tolerances: Sequence[float], guardrail: Guardrail
@@ -155,7 +164,11 @@ class TrainingRun:
     ) -> tuple[Comparison, PPO]:
         profile = evaluator.profile
         gate: SearchGate = build(self._config.env.gate)
-        with Journal(self._folder.journal) as journal, stop_on_signals(self._stop, self._console):
+        with (
+            Journal(self._folder.journal) as journal,
+            stop_on_signals(self._stop, self._console),
+            workers_ended(evaluator),
+        ):
             comparison = Comparison(
                 evaluator=evaluator,
                 reference=evaluator.evaluate(profile.reference_plan),
@@ -236,7 +249,7 @@ class TrainingRun:
         """Load what was exported as a serving process would, and run a batch; the audit log starts here."""
         with AuditLog(self._folder.audit) as audit:
             for plan in judged.bundle.plans:
-                audit.append("certificate", _certified(plan))
+                audit.append("certificate", certificate_record(plan, judged.results))
         batch = select(workload.splits["test"].inputs, slice(0, workload.batch_size))
         expected = predict(workload.model, batch, workload.batch_size)
         runtime: PrecisionRuntime = build(
@@ -285,11 +298,6 @@ def with_tolerance(tolerances: Sequence[float], own_pp: float) -> tuple[float, .
     printed = {f"{tolerance:g}" for tolerance in tolerances}
     added = [] if f"{own_pp:g}" in printed else [own_pp]
     return tuple(sorted({*tolerances, *added}))
-
-
-def _certified(plan: Any) -> dict[str, Any]:
-    fields = ("tolerance_pp", "verdict", "drop_pp", "saving", "provenance")
-    return {"plan_id": plan.plan.plan_id, **{name: getattr(plan, name) for name in fields}}
 
 
 def _origin(config: DictConfig) -> dict[str, Any]:

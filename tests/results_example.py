@@ -73,6 +73,31 @@ def example_results() -> dict[str, Any]:
     }
 
 
+def confirmed_results() -> dict[str, Any]:
+    """The same run with a meter: deployed plans save at 1 pp, perhaps at 2 pp, and not at 0.5 pp."""
+    results = copy.deepcopy(example_results())
+    results["provenance"] = "estimated"
+    found = {"0.5": (-0.04, [-0.06, -0.02]), "1.0": (0.31, [0.29, 0.33]), "2.0": (0.01, [-0.02, 0.04])}
+    for tolerance, (saving, interval) in found.items():
+        deployed = results["deployed"][tolerance]
+        confirmation = {
+            "energy_j": 1.1e-6 * (1 - saving),
+            "reference_energy_j": 1.1e-6,
+            "provenance": "estimated",
+            "saving": saving,
+            "saving_interval": interval,
+            "interval_level": 0.95,
+            "net_saving": None,
+            "additive_error": (1 - deployed["saving"]) / (1 - saving) - 1,
+            "trials": 12,
+            "reliable": True,
+        }
+        for entry in (deployed, *results["plans"]):
+            if entry["plan_id"] == deployed["plan_id"]:
+                entry["confirmation"] = confirmation
+    return results
+
+
 def interrupted_results() -> dict[str, Any]:
     """The same run stopped during the search: candidates, but no certificate and no learning curve."""
     results = copy.deepcopy(example_results())

@@ -252,8 +252,11 @@ def test_a_hopeless_tolerance_is_announced_before_the_search() -> None:
     assert feasible_before_search(299, 1.0, 0.05) is None
     message = feasible_before_search(298, 1.0, 0.05)
     assert message is not None
-    assert "298 samples can never certify a tolerance of 1 pp" in message
-    assert "299 are needed" in message
+    assert "298 samples certify a tolerance of 1 pp at alpha 0.05 only for a plan that does better" in message
+    assert "299 are needed for one that changes no prediction" in message
+    # Not so hopeless that a better plan could not pass.
+    assert accepts(PairedCounts(298, 0, 1), 0.01, 0.05)
+    assert not accepts(PairedCounts(298, 0, 0), 0.01, 0.05)
     assert feasible_before_search(299, 1.0, 0.05, strict=True) is not None
 
 

@@ -62,6 +62,32 @@ def test_the_same_seed_gives_the_same_results(checkout: Path, finished: Path) ->
     assert without_timings(second) == without_timings(results_of(finished))
 
 
+def test_worker_processes_change_nothing_but_the_time(checkout: Path, finished: Path) -> None:
+    parallel = run_python(checkout, "train.py", *QUICK, "workers=2", "hydra.run.dir=outputs/parallel")
+    assert parallel.returncode == 0, parallel.stderr
+    folder = checkout / "outputs" / "parallel"
+    assert without_timings(results_of(folder)) == without_timings(results_of(finished))
+    journals = [(path / "archive.jsonl").read_text(encoding="utf-8") for path in (folder, finished)]
+    assert journals[0] == journals[1]
+
+
+def test_with_a_meter_what_is_deployed_is_metered_end_to_end(checkout: Path, finished: Path) -> None:
+    metered = run_python(
+        checkout, "train.py", *QUICK, "energy=estimated", "energy.trials=2", "energy.window_s=0.001",
+        "hydra.run.dir=outputs/metered",
+    )  # fmt: skip
+    assert metered.returncode == 0, metered.stderr
+    results = results_of(checkout / "outputs" / "metered")
+    deployed = [plan for plan in results["deployed"].values() if plan is not None]
+    for plan in deployed:
+        assert plan["confirmation"]["provenance"] == "estimated"
+        assert plan["confirmation"]["energy_j"] > 0.0
+    assert metered.stdout.count("end to end (") == len(deployed)
+    # An estimate is called an estimate, also where it comes from a whole model.
+    assert "measured" not in metered.stdout
+    assert not any("confirmation" in plan for plan in results_of(finished)["plans"])
+
+
 def test_a_bundle_is_judged_again_with_the_same_verdicts(checkout: Path, finished: Path) -> None:
     judged = run_python(checkout, "evaluate.py", f"bundle={finished / 'bundle'}", "json=judged.json")
     assert judged.returncode == 0, judged.stdout + judged.stderr
@@ -86,6 +112,7 @@ BAD_TRAINING = {
     "workload.search=5000": "5899",
     "hydra.run.dir=/dev/null/run": "/dev/null/run",
     "time_limit_s=0": "time_limit_s",
+    "workers=0": "workers is 0",
     "resume=/nonexistent": "/nonexistent",
     "energy.model.data.mac_pj.fp32.value=-1": "fp32",
 }

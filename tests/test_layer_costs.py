@@ -233,13 +233,16 @@ def test_a_whole_plan_is_confirmed_against_what_the_profile_says(timed, machine)
     costs = metered(timed, machine)
     profile = measure_profile(timed, torch.randn(8, 4), costs)
     plan = timed.reference_plan.replace(first="int8")
-    confirmed = costs.confirm(profile, plan)
+    confirmed, same = costs.confirm(profile, [plan, timed.reference_plan])
     # Four layer runs of 32 values each, of which one at a quarter of the time, and a rest of 1e-4 s.
     whole = 4 * 32e-6 + 1e-4
     assert confirmed.measured.energy_ratio == pytest.approx(1 - 24e-6 / whole, rel=1e-3)
     assert confirmed.error == pytest.approx(0.0, abs=1e-3)
+    assert same.measured.energy_ratio == pytest.approx(1.0)
+    assert (costs.samples, costs.confidence) == (8, 0.95)
+    assert costs.confirm(profile, []) == []
     with pytest.raises(PlanError, match="cannot run at 'int4'"):
-        costs.confirm(profile, timed.reference_plan.replace(first="int4"))
+        costs.confirm(profile, [timed.reference_plan.replace(first="int4")])
 
 
 class GpuMeter(FakeMeter):

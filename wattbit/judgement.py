@@ -185,7 +185,7 @@ def certify_sequence(
 def feasible_before_search(
     samples: int, tolerance_pp: float, alpha: float = 0.05, strict: bool = False
 ) -> str | None:
-    """Say, before a search starts, that a split of ``samples`` can never certify a tolerance; None if it can.
+    """Say, before a search, that ``samples`` can certify only a plan that gains some; None if also others.
 
     Raises:
         GuardrailError: If tolerance or alpha are out of range.
@@ -194,8 +194,9 @@ def feasible_before_search(
     if samples >= needed:
         return None
     return (
-        f"{samples} samples can never certify a tolerance of {tolerance_pp:g} pp at alpha {alpha:g}; "
-        f"{needed} are needed even if no prediction changes: enlarge the split or raise the tolerance"
+        f"{samples} samples certify a tolerance of {tolerance_pp:g} pp at alpha {alpha:g} only for a plan "
+        f"that does better than the reference; {needed} are needed for one that changes no prediction: "
+        "enlarge the split or raise the tolerance"
     )
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 
 import torch
 
@@ -130,6 +132,7 @@ class MeteredCost:
         self._model = model
         self._batch = batch
         self._samples = num_samples(batch)
+        self._confidence = (rules or Rules()).confidence
         self._measurer = Measurer(
             meter,
             window_s=window_s,
@@ -151,6 +154,16 @@ class MeteredCost:
     def device(self) -> str:
         """The meter's device."""
         return self._meter.device
+
+    @property
+    def samples(self) -> int:
+        """Inferences in one run of the batch."""
+        return self._samples
+
+    @property
+    def confidence(self) -> float:
+        """Level of the intervals, 0 to 1."""
+        return self._confidence
 
     @property
     def measured(self) -> tuple[MeasuredLayer, ...]:
@@ -210,25 +223,29 @@ class MeteredCost:
         return energy_j if energy_j > 0.0 else None, seconds * 1e3 if seconds > 0.0 else None
 
     @torch.inference_mode()
-    def confirm(self, profile: ModelProfile, plan: PrecisionPlan) -> Confirmation:
-        """Measure the whole model under ``plan`` against the reference, beside what ``profile`` says of it.
+    def confirm(self, profile: ModelProfile, plans: Sequence[PrecisionPlan]) -> list[Confirmation]:
+        """Measure the whole model under each plan against the reference, beside what ``profile`` says of it.
+
+        What layers save each other, such as conversions between linked ones, is in these figures alone.
 
         Raises:
-            PlanError: If the plan is for another model, or uses what the profile does not have.
-            MeterError: If the meter fails.
+            PlanError: If a plan is for another model, or uses what the profile does not have.
+            MeterError: If the meter fails, or the device was not left alone.
         """
-        plan = profile.require_plan(plan)
-        (found,) = self._measurer.measure(
-            [
-                Job(
-                    f"plan {plan.plan_id}",
-                    {"measured": "whole model", "plan": dict(plan)},
-                    lambda: self._model.run(self._batch, self._model.reference_plan),
-                    lambda: self._model.run(self._batch, plan),
-                )
-            ]
+        ordered = [profile.require_plan(plan) for plan in plans]
+        found = self._measurer.measure([self._whole(plan) for plan in ordered])
+        return [
+            Confirmation(one, profile.plan_energy_j(plan) / profile.reference_energy_j)
+            for plan, one in zip(ordered, found, strict=True)
+        ]
+
+    def _whole(self, plan: PrecisionPlan) -> Job:
+        return Job(
+            f"plan {plan.plan_id}",
+            {"measured": "whole model", "plan": dict(plan)},
+            partial(self._model.run, self._batch, self._model.reference_plan),
+            partial(self._model.run, self._batch, plan),
         )
-        return Confirmation(found, profile.plan_energy_j(plan) / profile.reference_energy_j)
 
     def _partner(self, layer_index: int) -> Precision:
         """The precision whose measurement yields the reference's figures too: the first other native one."""
