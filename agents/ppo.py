@@ -6,20 +6,41 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from sb3_contrib import MaskablePPO
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor
+from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 
 from agents.archive import Archive
 from agents.checkpoint import load_agent, save_agent
 from agents.imitation import demonstrate, imitate
 from agents.learning import LearningPoint, LearningWatch
-from agents.search_method import BudgetSpent, SearchInterrupted, SearchTask
+from agents.search_method import BudgetSpent, SearchTask
 from envs.evaluator import Evaluator, Outcome
 from envs.layer_precision import LayerPrecisionEnv
+from envs.plan_vec_env import PlanVecEnv
 from wattbit.plan import PrecisionPlan
 from wattbit.profile import ModelProfile
+
+
+class SearchLoop(Protocol):
+    """How an agent spends a search's budget: what it learns on, and which plans are run."""
+
+    def run(self, agent: PPO, task: SearchTask) -> None:
+        """Open, train and save ``agent``, and spend the budget of ``task.evaluator``."""
+
+
+class DirectLoop:
+    """Every episode ends with a plan that is run, if it is new: simple, and greedy for evaluations."""
+
+    def run(self, agent: PPO, task: SearchTask) -> None:
+        """Train on the evaluator itself until the budget or the timesteps are spent."""
+        model = agent.open(task, task.evaluator)
+        left = agent.total_timesteps - model.num_timesteps
+        if left > 0 and task.evaluator.evaluations < task.budget:
+            with suppress(BudgetSpent):
+                agent.learn(task, left)
 
 
 class PPO:
@@ -27,6 +48,7 @@ class PPO:
 
     Args:
         make_env: Builds a `LayerPrecisionEnv` around an evaluator; a resumed agent gives it ``pp_per_nat``.
+        loop: How the budget is spent; None: `DirectLoop`.
         total_timesteps: Environment steps, rounded up to whole rollouts.
         n_envs: Environments stepped side by side.
         episodes_per_rollout: Episodes between two updates, rounded up to a multiple of ``n_envs``.
@@ -47,6 +69,7 @@ class PPO:
             and resumed from if it exists, with its own settings; None to save nothing.
 
     Attributes:
+        total_timesteps: Environment steps it is to learn for.
         model: The agent; None before `search`. It can be used however the search ended.
         learning_curve: One point a rollout, those before an interruption included.
         pp_per_nat: The feature encoder's constant that the agent was trained with; of no meaning before
@@ -59,6 +82,7 @@ class PPO:
         self,
         *,
         make_env: Callable[..., LayerPrecisionEnv],
+        loop: SearchLoop | None = None,
         total_timesteps: int = 20_000,
         n_envs: int = 8,
         episodes_per_rollout: int = 64,
@@ -78,7 +102,8 @@ class PPO:
         checkpoint: str | None = None,
     ) -> None:
         self._make_env = make_env
-        self._total_timesteps = total_timesteps
+        self._loop = loop or DirectLoop()
+        self.total_timesteps = total_timesteps
         self._n_envs = n_envs
         self._episodes_per_rollout = episodes_per_rollout
         self._batch_size = batch_size
@@ -106,70 +131,99 @@ class PPO:
         self.pp_per_nat = 10.0
 
     def search(self, task: SearchTask) -> None:
-        """Warm-start from ``task.archive``, then train until the budget or the timesteps are spent.
+        """Spend the budget as the loop does.
 
         Raises:
             ConfigError: If there is a checkpoint that cannot be resumed.
             SearchInterrupted: If the search has to stop; the agent was saved and can be used.
         """
-        checkpoint = self._checkpoint
-        resumed = checkpoint is not None and checkpoint.exists()
-        model = self._resume(checkpoint, task) if checkpoint and resumed else self._start(task)
-        left = self._total_timesteps - model.num_timesteps
-        if left > 0 and task.evaluator.evaluations < task.budget:
-            watch = LearningWatch(model, task, self._entropy_floor, self.learning_curve, self._save)
-            try:
-                with suppress(BudgetSpent):
-                    model.learn(left, callback=watch, tb_log_name="ppo", reset_num_timesteps=not resumed)
-                watch.finish()
-            except SearchInterrupted:
-                watch.finish()
-                raise
-            finally:
-                model.logger.close()
+        self._loop.run(self, task)
 
-    def _start(self, task: SearchTask) -> MaskablePPO:
-        venv = self._make_venv(task.evaluator)
+    def open(self, task: SearchTask, evaluator: Evaluator) -> MaskablePPO:
+        """The agent that learns on ``evaluator``: resumed from the checkpoint, or new and warm-started.
+
+        Raises:
+            ConfigError: If there is a checkpoint that cannot be resumed.
+        """
+        checkpoint = self._checkpoint
+        if checkpoint is not None and checkpoint.exists():
+            self.model = self._resume(checkpoint, task, evaluator)
+        else:
+            self.model = self._start(task, evaluator)
+            self.imitate(task)
+        return self.model
+
+    def learn(self, task: SearchTask, timesteps: int) -> None:
+        """Train the opened agent for so many more timesteps, draw the learning curve and save.
+
+        Raises:
+            BudgetSpent: If the budget is spent before.
+            SearchInterrupted: If the search has to stop; the agent was saved.
+        """
+        model = self._opened()
+        watch = LearningWatch(model, task, self._entropy_floor, self.learning_curve, self.save)
+        try:
+            # A count of 0 is a fresh start: a new log.
+            fresh = model.num_timesteps == 0
+            model.learn(timesteps, callback=watch, tb_log_name="ppo", reset_num_timesteps=fresh)
+        finally:
+            watch.finish()
+            model.logger.close()
+
+    def imitate(self, task: SearchTask, updates: int | None = None, smoothing: float | None = None) -> None:
+        """Show the opened agent the archive's best plans, those for the task's own tolerances among them.
+
+        Args:
+            task: The search.
+            updates: Steps; None: those of the warm start.
+            smoothing: See `agents.imitation.imitate`; None: that of the warm start.
+        """
+        updates = self._imitation_updates if updates is None else updates
+        if not updates or not len(task.archive):
+            return
+        env = self._make_env(_Recall(task.evaluator, task.archive))
+        spread = np.geomspace(*env.tolerance_range_pp, self._imitation_tolerances)
+        imitate(
+            self._opened(),
+            demonstrate(env, task.archive, np.union1d(spread, task.tolerances_pp)),
+            updates=updates,
+            learning_rate=1e-3,
+            smoothing=self._imitation_smoothing if smoothing is None else smoothing,
+        )
+
+    def save(self) -> None:
+        """Write the checkpoint, if there is to be one."""
+        if self._checkpoint is not None and self.model is not None:
+            save_agent(self.model, self._checkpoint, self.pp_per_nat, self.learning_curve)
+
+    def _opened(self) -> MaskablePPO:
+        if self.model is None:
+            raise RuntimeError("the agent is not open: call open() first")
+        return self.model
+
+    def _start(self, task: SearchTask, evaluator: Evaluator) -> MaskablePPO:
+        venv = self._make_venv(evaluator)
         self.pp_per_nat = float(venv.get_attr("encoder")[0].pp_per_nat)
         rounds = max(1, -(-self._episodes_per_rollout // self._n_envs))
         # Whole episodes, so that no rollout is without a reward; an update needs two steps at least.
         steps = max(rounds * len(task.evaluator.profile.layers), -(-2 // self._n_envs))
-        model = self.model = self._new_agent(
+        return self._new_agent(
             env=venv,
             n_steps=steps,
             batch_size=divisor_near(steps * self._n_envs, self._batch_size),
             seed=task.seed,
         )
-        if self._imitation_updates and len(task.archive):
-            self._warm_start(model, task)
-        return model
 
-    def _resume(self, checkpoint: Path, task: SearchTask) -> MaskablePPO:
+    def _resume(self, checkpoint: Path, task: SearchTask, evaluator: Evaluator) -> MaskablePPO:
         model, self.pp_per_nat, self.learning_curve = load_agent(
-            checkpoint, lambda pp_per_nat: self._make_venv(task.evaluator, pp_per_nat=pp_per_nat)
+            checkpoint, lambda pp_per_nat: self._make_venv(evaluator, pp_per_nat=pp_per_nat)
         )
-        self.model = model
         # The seed of the start would draw the same episodes once more.
         model.set_random_seed(task.seed + model.num_timesteps)
         return model
 
     def _make_venv(self, evaluator: Evaluator, **arguments: float) -> VecEnv:
-        return VecMonitor(DummyVecEnv([partial(self._make_env, evaluator, **arguments)] * self._n_envs))
-
-    def _save(self) -> None:
-        if self._checkpoint is not None and self.model is not None:
-            save_agent(self.model, self._checkpoint, self.pp_per_nat, self.learning_curve)
-
-    def _warm_start(self, model: MaskablePPO, task: SearchTask) -> None:
-        env = self._make_env(_Recall(task.evaluator, task.archive))
-        tolerances = np.geomspace(*env.tolerance_range_pp, self._imitation_tolerances)
-        imitate(
-            model,
-            demonstrate(env, task.archive, tolerances),
-            updates=self._imitation_updates,
-            learning_rate=1e-3,
-            smoothing=self._imitation_smoothing,
-        )
+        return VecMonitor(PlanVecEnv([partial(self._make_env, evaluator, **arguments)] * self._n_envs))
 
 
 def divisor_near(number: int, wanted: int) -> int:
@@ -188,3 +242,6 @@ class _Recall:
 
     def evaluate(self, plan: PrecisionPlan) -> Outcome:
         return self._known[plan]
+
+    def evaluate_all(self, plans: Sequence[PrecisionPlan]) -> list[Outcome]:
+        return [self._known[plan] for plan in plans]

@@ -1,0 +1,78 @@
+"""A surrogate in the evaluator's place: an environment around it costs no evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from agents.plan_arrays import PlanArrays
+from agents.surrogate import FittedSurrogate
+from envs.evaluator import Outcome
+from wattbit.errors import ConfigError
+from wattbit.paired import PairedCounts
+from wattbit.plan import PrecisionPlan
+from wattbit.profile import ModelProfile
+
+# So many that a bound on the predicted drop is the predicted drop: the surrogate predicts judged drops.
+_SAMPLES = 10**9
+
+
+class PredictedEvaluator:
+    """Answers with predictions; never to be put into an archive.
+
+    Args:
+        profile: The model's profile.
+
+    Attributes:
+        surrogate: What predicts; None until it is first set.
+        caution: Standard deviations added to the predicted drop.
+    """
+
+    def __init__(self, profile: ModelProfile, caution: float = 0.0) -> None:
+        self.surrogate: FittedSurrogate | None = None
+        self.caution = caution
+        self._profile = profile
+        self._arrays = PlanArrays.of(profile)
+
+    @property
+    def profile(self) -> ModelProfile:
+        """The model's profile."""
+        return self._profile
+
+    @property
+    def evaluations(self) -> int:
+        """0: nothing is run."""
+        return 0
+
+    def evaluate(self, plan: PrecisionPlan) -> Outcome:
+        """What ``plan`` is expected to do."""
+        return self.evaluate_all([plan])[0]
+
+    def evaluate_all(self, plans: Sequence[PrecisionPlan]) -> list[Outcome]:
+        """What ``plans`` are expected to do, in the order given; the divergence is that of the profile.
+
+        Raises:
+            ConfigError: If there is no surrogate yet.
+        """
+        if self.surrogate is None:
+            raise ConfigError("the surrogate is None, must be fitted to at least 0 outcomes first")
+        indices = self._arrays.indices(plans)
+        drops_pp, std_pp = self.surrogate.predict(indices)
+        lost = (drops_pp + self.caution * std_pp) * (_SAMPLES / 100)
+        energies_j = self._arrays.energies_j(indices)
+        nats = self._arrays.sensitivities(indices).sum(axis=1)
+        latency_ms = [self._profile.plan_latency_ms(plan) for plan in plans]
+        return [
+            Outcome(plan, float(energy_j), latency, _counts(float(many)), float(divergence))
+            for plan, energy_j, latency, many, divergence in zip(
+                plans, energies_j, latency_ms, lost, nats, strict=True
+            )
+        ]
+
+    def __deepcopy__(self, memo: dict[int, object]) -> PredictedEvaluator:
+        # Gymnasium copies the arguments of environments; all are to see the same surrogate.
+        return self
+
+
+def _counts(lost: float) -> PairedCounts:
+    most = min(round(abs(lost)), _SAMPLES)
+    return PairedCounts(_SAMPLES, most, 0) if lost > 0 else PairedCounts(_SAMPLES, 0, most)
