@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from wattbit.errors import ConfigError
 from wattbit.paired import PairedCounts, upper_bound_pp
+
+if TYPE_CHECKING:
+    from envs.evaluator import Outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +40,10 @@ class SearchGate:
     def bound_pp(self, counts: PairedCounts) -> float:
         """The drop that is judged, percentage points."""
         return _bound_pp(counts, self.alpha)
+
+    def bounds_pp(self, outcomes: Sequence[Outcome]) -> list[float]:
+        """The drop that is judged of each of several plans, percentage points."""
+        return [self.bound_pp(outcome.counts) for outcome in outcomes]
 
     def passes(self, counts: PairedCounts, tolerance_pp: float) -> bool:
         """True if a plan with these paired outcomes may be proposed at ``tolerance_pp``."""

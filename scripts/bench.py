@@ -13,7 +13,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from scripts.benches import BENCHES, Benchmark, Cell, find_bench
+from scripts.benches import BENCHES, Benchmark, Cell, find_bench, find_options
 from scripts.entry import one_line_errors
 from scripts.writable import require_writable
 from wattbit.errors import ConfigError, OutputError
@@ -29,24 +29,42 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str]) -> None:
     """Run the benchmark that ``arguments`` name; what a user can mend ends in one line and exit code 2."""
-    parser = _Parser(
-        prog="python -m scripts.bench",
-        description=f"Run a benchmark on one torch thread: {', '.join(sorted(BENCHES))}.",
-    )
-    parser.add_argument("name", metavar="NAME", help="which benchmark")
-    parser.add_argument("--json", metavar="FILE", type=Path, help="also write the result to FILE as JSON")
     with one_line_errors():
-        options = parser.parse_args(arguments)
+        options, own_options = _parse(arguments)
         run = find_bench(options.name)
         if options.json is not None:
             require_writable(options.json.absolute().parent)
         # On two shared cores, two threads were measured to be five times as slow as one.
         torch.set_num_threads(1)
-        benchmark = run()
+        benchmark = run(options) if own_options else run()
         # A log has room for every column, a terminal as much as it is wide.
         show(benchmark, Console() if sys.stdout.isatty() else Console(width=LOG_WIDTH))
         if options.json is not None:
             write(benchmark, options.json)
+
+
+def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, bool]:
+    """The options, and whether the benchmark has some of its own, which only its name tells."""
+    first = _parser(add_help=False)
+    first.add_argument("name", nargs="?")
+    name = first.parse_known_args(arguments)[0].name
+    parser = _parser(add_help=True)
+    parser.add_argument("name", metavar="NAME", help="which benchmark")
+    add_options = None if name is None else find_options(name)
+    if add_options is not None:
+        add_options(parser)
+    return parser.parse_args(arguments), add_options is not None
+
+
+def _parser(*, add_help: bool) -> _Parser:
+    parser = _Parser(
+        prog="python -m scripts.bench",
+        description=f"Run a benchmark on one torch thread: {', '.join(sorted(BENCHES))}.",
+        add_help=add_help,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--json", metavar="FILE", type=Path, help="also write the result to FILE as JSON")
+    return parser
 
 
 def show(benchmark: Benchmark, console: Console) -> None:

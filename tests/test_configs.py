@@ -53,3 +53,22 @@ def test_the_help_names_every_group_and_every_option() -> None:
 def test_no_setting_file_is_empty() -> None:
     for path in CONF.rglob("*.yaml"):
         assert len(OmegaConf.load(path)) > 0, Path(path).name
+
+
+@pytest.mark.parametrize("name", group_options("experiment"))
+def test_what_an_experiment_sets_is_in_force_and_the_command_line_has_the_last_word(name: str) -> None:
+    wanted = OmegaConf.load(CONF / "experiment" / f"{name}.yaml")
+    config = check_overrides("train", [f"experiment={name}"])
+    assert config.budget == wanted.budget
+    assert config.agent.total_timesteps == wanted.agent.total_timesteps
+    assert check_overrides("train", [f"experiment={name}", "budget.agent=7"]).budget.agent == 7
+
+
+def test_the_sentiment_experiment_and_workload_train_on_as_many_sentences_and_share_weights() -> None:
+    splits = ("calibrate", "search", "certify", "test")
+    workload, experiment = (
+        check_overrides("train", [override]).workload
+        for override in ("workload=sentiment", "experiment=sentiment")
+    )
+    assert experiment._target_ == workload._target_
+    assert sum(experiment[name] for name in splits) == sum(workload[name] for name in splits)

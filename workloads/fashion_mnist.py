@@ -15,6 +15,7 @@ import logging
 import math
 import urllib.request
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -87,16 +88,8 @@ def load(
         OutputError: If the trained weights or the downloaded files cannot be kept.
     """
     folder = Path(cache_dir)
-    images, labels = read_images("train", data_dir, folder)
     sizes = {"calibrate": calibrate, "search": search, "certify": certify}
-    raw_splits = {
-        **make_splits(images, labels, sizes, seed),
-        "test": Split(*read_images("t10k", data_dir, folder)),
-    }
-    splits = {
-        name: Split(map_tensors(split.inputs, _normalised), split.labels)
-        for name, split in raw_splits.items()
-    }
+    splits = read_splits(sizes, seed, data_dir, folder)
     hyperparameters: dict[str, Any] = {
         "epochs": epochs,
         "batch_size": BATCH_SIZE,
@@ -151,6 +144,32 @@ class FashionNet(nn.Module):
         x = self.stage3(self.stage2(self.stage1(x)))
         logits: Tensor = self.head(self.pool(x).flatten(1))
         return logits
+
+
+def read_splits(
+    sizes: Mapping[str, int], seed: int, data_dir: str | None, cache_folder: Path
+) -> dict[str, Split]:
+    """Every split, with images as a network takes them: float32 (n, 1, 28, 28), mean 0 and deviation 1.
+
+    Args:
+        sizes: Samples of ``calibrate``, ``search`` and ``certify``; the other official training images are
+            ``train``, and the official test images are ``test``.
+        seed: Fixes which sample goes where.
+        data_dir: Folder with the four idx files; None to look for them.
+        cache_folder: Folder that keeps downloaded files.
+
+    Raises:
+        DataError: If the data are not found, are damaged, or the splits do not fit into them.
+        OutputError: If the downloaded files cannot be kept.
+    """
+    images, labels = read_images("train", data_dir, cache_folder)
+    splits = {
+        **make_splits(images, labels, sizes, seed),
+        "test": Split(*read_images("t10k", data_dir, cache_folder)),
+    }
+    return {
+        name: Split(map_tensors(split.inputs, _normalised), split.labels) for name, split in splits.items()
+    }
 
 
 def read_images(part: str, data_dir: str | None, cache_folder: Path) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,96 @@
+"""The figures of the search comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib.style
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, ScalarFormatter
+
+from scripts.benches.search_cells import CellResult
+from scripts.benches.search_scores import anytime_regrets
+from scripts.benches.search_tables import Results
+from scripts.figure_parts import BLUE, GREY, MARKS
+from wattbit.errors import OutputError
+
+_STYLE: dict[str, Any] = {
+    "font.size": 11,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 12,
+    "axes.titlelocation": "left",
+    "legend.frameon": False,
+}
+_DPI = 160
+# Below this percentage two searches are as good as each other, and a logarithm has no 0.
+_LEAST = 0.01
+
+
+def draw_search(results: Results, problems: Sequence[str], budget: int, path: Path) -> None:
+    """Regret against evaluations, one panel a problem, one line a method: mean over tolerances and seeds.
+
+    Raises:
+        OutputError: If the file cannot be written.
+    """
+    with matplotlib.style.context(_STYLE):
+        figure = Figure(figsize=(4.6 * len(problems), 5.2), layout="constrained")
+        for index, problem in enumerate(problems, 1):
+            axes = figure.add_subplot(1, len(problems), index)
+            methods = [s[1] for s in results.settings() if s[0] == problem and s[2] == budget]
+            for place, method in enumerate(methods):
+                curves = [anytime_regrets(r) for r in results.of(problem, method, budget)]
+                mean = np.maximum(100.0 * np.mean(curves, axis=0), _LEAST)
+                color, marker = MARKS[min(place, len(MARKS) - 1)]
+                style: dict[str, Any] = {"linestyle": "--"} if place >= len(MARKS) else {}
+                axes.plot(
+                    mean, color=color, marker=marker, markersize=5, label=method,
+                    markevery=(place * budget // 90, max(1, budget // 10)),
+                    linewidth=2.2 if method == "ppo" else 1.2, **style,
+                )  # fmt: skip
+            axes.set_yscale("log")
+            axes.yaxis.set_major_formatter(ScalarFormatter())
+            axes.set_title(problem)
+            axes.set_xlabel("distinct plans evaluated")
+            axes.grid(alpha=0.25)
+        figure.axes[0].set_ylabel("energy above the optimum [%],\nmean over tolerances and seeds")
+        handles, labels = figure.axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=5)
+        _write(figure, path)
+
+
+def draw_scaling(results: Sequence[CellResult], path: Path) -> None:
+    """Processor time of a search against the network's layers, beside a line of slope 1.
+
+    Raises:
+        OutputError: If the file cannot be written.
+    """
+    layers = np.array([len(result.reference.plan) for result in results])
+    seconds = np.array([result.cpu_seconds for result in results])
+    with matplotlib.style.context(_STYLE):
+        figure = Figure(figsize=(6.2, 4.4), layout="constrained")
+        axes = figure.add_subplot()
+        axes.loglog(layers, seconds, color=BLUE, marker="o", label="PPO")
+        axes.loglog(layers, seconds[0] * layers / layers[0], color=GREY, linestyle="--", label="linear")
+        axes.set_xticks(layers, [str(count) for count in layers])
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.yaxis.set_major_formatter(ScalarFormatter())
+        axes.set_title(f"A search of {results[0].cell.budget} evaluations")
+        axes.set_xlabel("layers")
+        axes.set_ylabel("processor time [s]")
+        axes.grid(alpha=0.25)
+        axes.legend()
+        _write(figure, path)
+
+
+def _write(figure: Figure, path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=_DPI)
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {path}: {error.strerror}; give another folder to --figures"
+        ) from None
