@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
-
-from wattbit.batches import Inputs, batches
+from wattbit.adjoint_sensitivity import adjoint_sensitivities
+from wattbit.batches import Inputs
 from wattbit.energy.device_model import stored_weight_bytes
 from wattbit.energy.meter import Provenance
-from wattbit.errors import ModelError, PrecisionError
+from wattbit.errors import ConfigError, PrecisionError
 from wattbit.layers import SwitchableModel
 from wattbit.precision import Precision
 from wattbit.profile import LayerProfile, ModelProfile, PrecisionCost
+from wattbit.sensitivity import (
+    Candidate,
+    Progress,
+    Sensitivity,
+    SensitivityMethod,
+    direct_sensitivities,
+    divergence,
+    require_method,
+)
 
-Progress = Callable[[int, int], None]
-"""Called with (done, total) after each step of a long measurement."""
+__all__ = ["CostModel", "LayerCost", "Progress", "divergence", "measure_profile"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +64,8 @@ def measure_profile(
     cost: CostModel,
     *,
     batch_size: int = 256,
+    sensitivity: SensitivityMethod = "direct",
+    workers: int = 1,
     progress: Progress | None = None,
 ) -> ModelProfile:
     """Measure every layer of a calibrated ``model`` at every precision it offers.
@@ -68,33 +75,36 @@ def measure_profile(
         inputs: Samples to measure sensitivities on; use the ``calibrate`` split.
         cost: Where energy and time come from.
         batch_size: Samples per forward pass.
-        progress: Called after each layer and precision.
+        sensitivity: How sensitivities are found: ``direct`` runs the model for each layer and precision,
+            ``adjoint`` follows its derivatives (`wattbit.adjoint_sensitivity`): a few passes in all, for
+            models of many layers.
+        workers: Threads that find sensitivities side by side; the profile does not depend on it.
+        progress: Called after each step of finding sensitivities.
 
     Raises:
-        ModelError: If the reference output is not finite.
+        ModelError: If the reference output is not finite, or derivatives are asked for and there are none.
+        ConfigError: If ``sensitivity`` is neither, or there are less than 1 worker.
         PrecisionError: If a layer has no cost at the reference, which all others are compared with.
     """
-    reference = _reference_log_probabilities(model, inputs, batch_size)
-    total = len(model.shapes) * len(model.precisions)
-    done = 0
-    layers: list[LayerProfile] = []
-    for index, shape in enumerate(model.shapes):
-        costs: dict[str, PrecisionCost] = {}
-        for candidate in model.precisions:
-            layer_cost = cost.layer_cost(index, candidate)
-            if layer_cost is not None:
-                sensitivity = _sensitivity(model, index, candidate, inputs, reference, batch_size)
-                if sensitivity is not None:
-                    costs[candidate.name] = _precision_cost(model, index, candidate, layer_cost, sensitivity)
-            elif candidate == model.precisions[0]:
-                raise PrecisionError(
-                    f"device {cost.device!r} gives layer {shape.name!r} no cost at the reference "
-                    f"{candidate.name!r}; take a device that supports {candidate.name!r}"
-                )
-            done += 1
-            if progress:
-                progress(done, total)
-        layers.append(LayerProfile(shape, costs))
+    costs = _layer_costs(model, cost)
+    found = dict(
+        zip(
+            costs,
+            _sensitivities(model, inputs, list(costs), sensitivity, batch_size, workers, progress),
+            strict=True,
+        )
+    )
+    layers = [
+        LayerProfile(
+            shape,
+            {
+                candidate.name: _precision_cost(model, index, candidate, costs[index, candidate], moved)
+                for candidate in model.precisions
+                if (moved := found.get((index, candidate))) is not None
+            },
+        )
+        for index, shape in enumerate(model.shapes)
+    ]
     other_energy_j, other_latency_ms = cost.other()
     return ModelProfile(
         layers=tuple(layers),
@@ -107,46 +117,39 @@ def measure_profile(
     )
 
 
-def divergence(log_reference: Tensor, logits: Tensor) -> Tensor:
-    """Kullback-Leibler divergence (nats) of the plan's output from the reference's, per sample.
-
-    Args:
-        log_reference: Log-probabilities of the reference, (samples, classes).
-        logits: Logits of the plan, (samples, classes).
-
-    Returns:
-        (samples,) non-negative values: sum over classes of p_ref * (log p_ref - log p_plan).
-    """
-    terms = F.kl_div(F.log_softmax(logits, 1), log_reference, reduction="none", log_target=True)
-    return terms.sum(1).clamp_min(0.0)
-
-
-def _reference_log_probabilities(model: SwitchableModel, inputs: Inputs, batch_size: int) -> Tensor:
-    logits = model.logits(batches(inputs, batch_size), model.reference_plan)
-    if not bool(torch.isfinite(logits).all()):
-        raise ModelError(
-            "the reference output holds NaN or infinite values, allowed are 0; check the model and its inputs"
-        )
-    return F.log_softmax(logits, 1)
+def _layer_costs(model: SwitchableModel, cost: CostModel) -> dict[Candidate, LayerCost]:
+    """What each layer costs at each precision at which the device can run it."""
+    costs: dict[Candidate, LayerCost] = {}
+    for index, shape in enumerate(model.shapes):
+        for candidate in model.precisions:
+            layer_cost = cost.layer_cost(index, candidate)
+            if layer_cost is not None:
+                costs[index, candidate] = layer_cost
+            elif candidate == model.precisions[0]:
+                raise PrecisionError(
+                    f"device {cost.device!r} gives layer {shape.name!r} no cost at the reference "
+                    f"{candidate.name!r}; take a device that supports {candidate.name!r}"
+                )
+    return costs
 
 
-def _sensitivity(
+def _sensitivities(
     model: SwitchableModel,
-    index: int,
-    precision: Precision,
     inputs: Inputs,
-    reference: Tensor,
+    candidates: list[Candidate],
+    method: SensitivityMethod,
     batch_size: int,
-) -> tuple[float, float] | None:
-    """(mean, standard error) of the divergence, or None if the output is not finite at this precision."""
-    if precision == model.precisions[0]:
-        return 0.0, 0.0
-    plan = model.reference_plan.replace(**{model.layer_names[index]: precision.name})
-    values = divergence(reference, model.logits(batches(inputs, batch_size), plan)).double()
-    if not bool(torch.isfinite(values).all()):
-        return None
-    error = float(values.std()) / len(values) ** 0.5 if len(values) > 1 else 0.0
-    return float(values.mean()), error
+    workers: int,
+    progress: Progress | None,
+) -> list[Sensitivity | None]:
+    require_method(method)
+    if workers < 1:
+        raise ConfigError(f"workers is {workers}, must be at least 1")
+    if method == "adjoint":
+        return adjoint_sensitivities(
+            model, inputs, candidates, batch_size, workers=workers, progress=progress
+        )
+    return direct_sensitivities(model, inputs, candidates, batch_size, workers, progress)
 
 
 def _precision_cost(
@@ -154,15 +157,15 @@ def _precision_cost(
     index: int,
     precision: Precision,
     cost: LayerCost,
-    sensitivity: tuple[float, float],
+    sensitivity: Sensitivity,
 ) -> PrecisionCost:
     return PrecisionCost(
         energy_j=cost.energy_j,
         energy_rel_std=cost.energy_rel_std,
         latency_ms=cost.latency_ms,
         memory_bytes=math.ceil(stored_weight_bytes(model.shapes[index], precision)),
-        sensitivity=sensitivity[0],
-        sensitivity_std=sensitivity[1],
+        sensitivity=sensitivity.mean,
+        sensitivity_std=sensitivity.std_error,
         native=model.native_kernel(index, precision.name) is not None,
     )
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from wattbit.sensitivity import SensitivityMethod
 from workloads import fine_tuning, minilm, sentiment_data, sentiment_net
 from workloads.cache import cached_state_dict, source_of
 from workloads.sentiment_net import EncoderSize, SentimentNet
@@ -40,6 +41,7 @@ def load(
     cache_dir: str,
     data_dir: str | None,
     batch_size: int,
+    sensitivity: SensitivityMethod = "adjoint",
 ) -> Workload:
     """Make the workload, training its model unless the cache has it.
 
@@ -53,6 +55,8 @@ def load(
         cache_dir: Folder that keeps trained weights; looked in for the data, too.
         data_dir: Folder to look for the data in first; None for no such folder.
         batch_size: Samples a batch when the model is evaluated.
+        sensitivity: How a profile finds sensitivities; ``direct`` runs each of 37 layers at each
+            precision, on all of ``calibrate``.
 
     Raises:
         DataError: If the encoder or the data are not on this machine, or the splits do not fit into the data;
@@ -95,6 +99,7 @@ def load(
         classes=sentiment_data.CLASSES,
         batch_size=batch_size,
         description="MiniLM-L6 encoder (37 linear layers, 23 M parameters) on sentences of film reviews",
+        sensitivity=sensitivity,
     )
 
 

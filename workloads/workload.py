@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from wattbit.batches import Inputs, num_samples
 from wattbit.errors import ConfigError, DataError, ModelError
+from wattbit.sensitivity import SensitivityMethod, require_method
 
 SPLITS = ("train", "calibrate", "search", "certify", "test")
 """The parts of a workload's data. Each has one use, and no sample is in two of them."""
@@ -76,11 +77,12 @@ class Workload:
         classes: Name of each class; labels are indices into it.
         batch_size: Samples a batch when the model is evaluated.
         description: One line on the model and the data.
+        sensitivity: How a profile of the model finds its sensitivities; see `wattbit.profiler`.
 
     Raises:
         DataError: If a split is missing, unknown or too small, or a label is not the index of a class.
         ModelError: If the model has NaN or infinite weights, or is not float32, on the CPU and in eval mode.
-        ConfigError: If ``batch_size`` is not positive.
+        ConfigError: If ``batch_size`` is not positive, or ``sensitivity`` is unknown.
     """
 
     name: str
@@ -89,10 +91,12 @@ class Workload:
     classes: tuple[str, ...]
     batch_size: int
     description: str
+    sensitivity: SensitivityMethod = "direct"
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise ConfigError(f"batch_size={self.batch_size}: evaluating needs at least 1 sample a batch")
+        require_method(self.sensitivity)
         _require_splits(self.splits, len(self.classes))
         _require_reference(self.model)
 
