@@ -30,14 +30,20 @@ class Archive:
         gate: The search gate.
         allowed: Whether an outcome holds the limits that no sample is needed for, such as latency; None: all
             do. The reference is the result where nothing else is, whatever the limits.
+        judge: An archive that has every plan of this one, by whose outcomes drops are judged; None: this one.
     """
 
     def __init__(
-        self, reference: Outcome, gate: SearchGate, allowed: Callable[[Outcome], bool] | None = None
+        self,
+        reference: Outcome,
+        gate: SearchGate,
+        allowed: Callable[[Outcome], bool] | None = None,
+        judge: Archive | None = None,
     ) -> None:
         self._reference = reference
         self._gate = gate
         self._allowed = allowed
+        self._judge = judge
         self._outcomes: dict[PrecisionPlan, Outcome] = {}
         self._methods: dict[PrecisionPlan, str] = {}
         self._bounds: dict[PrecisionPlan, float] = {}
@@ -94,6 +100,8 @@ class Archive:
 
     def _judged(self) -> dict[PrecisionPlan, float]:
         """The judged drop of every plan, percentage points."""
+        if self._judge is not None:
+            return self._judge._judged()
         if not self._bounds:
             outcomes = list(self)
             plans = [outcome.plan for outcome in outcomes]

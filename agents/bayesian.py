@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from agents.acquisition import Acquisition
 from agents.additive import AdditiveModel
-from agents.chain_step import chain_steps
+from agents.chain_step import AIMS, chain_steps
 from agents.plan_arrays import Indices, PlanArrays
 from agents.search_method import SearchTask
 from agents.surrogate import DropSurrogate, FittedSurrogate
@@ -29,8 +29,6 @@ _GROWTH = 1.15
 _WORTH_RUNNING = 0.1
 # Nothing is run for less than this share of the energy.
 _LEAST_PROMISE = 1e-6
-# Predicted drops aimed at with long steps, as shares of the tolerance.
-_AIMS = (0.85, 0.92, 0.96, 0.99, 1.01, 1.04, 1.1)
 
 
 class BayesianOptimisation:
@@ -155,7 +153,7 @@ class _Climb:
         for column, tolerance_pp in enumerate(state.tolerances_pp):
             starts = [state.best[column]]
             if self._long_steps:
-                limits_pp = [aim * tolerance_pp for aim in _AIMS]
+                limits_pp = [aim * tolerance_pp for aim in AIMS]
                 starts += _promising(acquisition, chain_steps(state.surrogate, starts[0], limits_pp), column)
             else:
                 starts += [plan for _, plan in found[-1:]]

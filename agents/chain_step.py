@@ -19,6 +19,9 @@ from envs.chain import cheapest_chain
 
 Floats = NDArray[np.float64]
 
+AIMS = (0.85, 0.92, 0.96, 0.99, 1.01, 1.04, 1.1)
+"""Predicted drops worth aiming at, as shares of a tolerance."""
+
 # Steps that a drop is counted in, up to the limit.
 _STEPS = 400
 # More than any plan costs, as a share of the reference energy.

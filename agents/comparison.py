@@ -105,7 +105,8 @@ class Comparison:
             seeded: True if it starts from the common archive rather than an empty one; its result is then the
                 common archive's.
         """
-        own = self.archive if seeded else Archive(self.reference, self.gate, self.allowed)
+        # Judged by all outcomes, so that no method's result can seem to pass where the common result may not.
+        own = self.archive if seeded else Archive(self.reference, self.gate, self.allowed, self.archive)
         evaluator = _Recording(self, method.name, own, budget)
         if seeded:  # the others run again from the start, and ask for the same plans
             evaluator.charge(self._written.get(method.name, ()))

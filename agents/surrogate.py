@@ -70,7 +70,7 @@ class DropSurrogate:
         features = PlanFeatures.of(self._arrays, self._arrays.indices([o.plan for o in outcomes]))
         kernels = features.kernels(features)
         log_divergence = np.log(np.array([o.divergence for o in outcomes]) + FLOOR_NATS)
-        drops_pp = np.array([self._gate.bound_pp(o.counts) for o in outcomes])
+        drops_pp = np.array(self._gate.bounds_pp(outcomes))
         variances = np.array([_variance_pp2(o) for o in outcomes])
 
         divergence = fit_process(

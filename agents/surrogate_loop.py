@@ -10,6 +10,7 @@ import numpy as np
 from sb3_contrib import MaskablePPO
 
 from agents.acquisition import Acquisition
+from agents.chain_step import AIMS, chain_steps
 from agents.plan_arrays import Indices
 from agents.ppo import PPO
 from agents.predicted import PredictedEvaluator
@@ -25,8 +26,8 @@ class SurrogateLoop:
 
     Each round fits the surrogate to every outcome known, lets the policy imitate the best plans known, which
     keeps it from collapsing to one plan, and trains it with PPO on the surrogate. Then plans are drawn from
-    the policy at each tolerance, the most promising are climbed from, and the best of what is found is run.
-    So an evaluation is paid only for a plan that may improve on what is known. At the end the policy imitates
+    the policy at each tolerance, others come from long steps (`agents.chain_step`), the most promising are
+    climbed from, and the best of what is found is run. So an evaluation is paid only for a plan that may improve on what is known. At the end the policy imitates
     once more, without smoothing: it is then good for use without the archive.
 
     Args:
@@ -47,9 +48,9 @@ class SurrogateLoop:
         seed_share: float = 0.2,
         plans_per_round: int = 8,
         samples_per_tolerance: int = 24,
-        climbs: int = 3,
+        climbs: int = 2,
         relearn_every: int = 30,
-        final_updates: int = 1500,
+        final_updates: int = 800,
     ) -> None:
         if not 0.0 <= seed_share <= 1.0:
             raise ConfigError(f"seed_share is {seed_share}, must be from 0 to 1; 0.2 is the default")
@@ -120,11 +121,12 @@ class SurrogateLoop:
         tolerances = np.repeat(task.tolerances_pp, self._samples_per_tolerance)
         best = arrays.indices([task.archive.best(t).plan for t in task.tolerances_pp])
         drawn = np.unique(draw_plans(model, encoder, tolerances.tolist()), axis=0)
-        promised = acquisition.values(drawn)
         found: dict[bytes, tuple[float, Indices]] = {}
-        for column in range(len(task.tolerances_pp)):
-            hopeful = np.argsort(-promised[:, column], kind="stable")[: self._climbs]
-            for start in (best[column], *drawn[hopeful]):
+        for column, tolerance_pp in enumerate(task.tolerances_pp):
+            far = chain_steps(surrogate, best[column], [aim * tolerance_pp for aim in AIMS])
+            starts = np.concatenate([drawn, far])
+            promised = acquisition.values(starts)[:, column]
+            for start in (best[column], *starts[np.argsort(-promised, kind="stable")[: self._climbs]]):
                 plan, value = acquisition.climb(start, column, rng)
                 if value > found.get(plan.tobytes(), (0.0, plan))[0]:
                     found[plan.tobytes()] = value, plan

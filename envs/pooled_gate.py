@@ -21,11 +21,15 @@ _MOST_PP = 15.0
 _LEAST_PLANS = 8
 # Exponents that are tried for the relation between divergence and drop.
 _EXPONENTS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.35)
+# Weight of the disagreements that a plan's divergence lets expect: that of so many seen.
+_PRIOR = 20.0
+# Outputs that differ by less are alike.
+_LEAST_NATS = 1e-6
 # Standard deviation of a plan's true drop around the relation, as a share of it.
 _SPREAD = 0.3
 # What the other plans cannot tell, in variances of a plan's drop: the error that all plans share, because
-# they ran on the same samples, and that of fresh samples, half of it where those are twice as many.
-_UNSHARED = 1.5
+# they ran on the same samples, and that of as many fresh samples.
+_UNSHARED = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +72,7 @@ class PooledGate(SearchGate):
             return []
         divergence = np.maximum([o.divergence for o in outcomes], 0.0)
         drop_pp = np.array([o.drop_pp for o in outcomes])
-        variance = np.array([_variance_pp2(o) for o in outcomes])
+        variance = _variances_pp2(outcomes, divergence)
         telling = (divergence > 0.0) & (drop_pp < _MOST_PP)
         if telling.sum() < _LEAST_PLANS:
             return SearchGate(self.fresh_alpha).bounds_pp(outcomes)
@@ -83,12 +87,21 @@ class PooledGate(SearchGate):
         return bounds
 
 
-def _variance_pp2(outcome: Outcome) -> float:
-    """Variance of the drop seen, squared percentage points; one disagreement more than seen is assumed."""
-    counts = outcome.counts
-    disagreed = (counts.reference_only + counts.plan_only + 1) / counts.samples
-    share = (counts.reference_only - counts.plan_only) / counts.samples
-    return 1e4 * (disagreed - share**2) / counts.samples
+def _variances_pp2(outcomes: Sequence[Outcome], divergence: Floats) -> Floats:
+    """Variance of each drop seen, squared percentage points, (plans,).
+
+    It is the share of samples on which plan and reference disagree about being right, over the samples. That
+    share grows with the size of the output's error, of which the divergence is the square; a plan's own count
+    is averaged with what this relation expects, so that no disagreement seen does not mean none to come.
+    """
+    samples = np.array([o.counts.samples for o in outcomes], float)
+    disagreed = np.array([o.counts.reference_only + o.counts.plan_only for o in outcomes], float)
+    net = np.array([o.counts.reference_only - o.counts.plan_only for o in outcomes], float)
+    size = np.sqrt(divergence + _LEAST_NATS)
+    expected = samples * size * ((disagreed.sum() + 0.5) / (samples * size).sum())
+    share = (disagreed + _PRIOR) / (samples * (1.0 + _PRIOR / expected))
+    variances: Floats = 1e4 * np.maximum(share - (net / samples) ** 2, _LEAST_NATS) / samples
+    return variances
 
 
 def _relation(divergence: Floats, drop_pp: Floats, variance: Floats) -> tuple[float, float]:

@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NoReturn
 
-import torch
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from scripts.benches import BENCHES, Benchmark, Cell, find_bench, find_options
+from scripts.build import use_threads
 from scripts.entry import one_line_errors
 from scripts.writable import require_writable
 from wattbit.errors import ConfigError, OutputError
@@ -34,8 +34,7 @@ def main(arguments: Sequence[str]) -> None:
         run = find_bench(options.name)
         if options.json is not None:
             require_writable(options.json.absolute().parent)
-        # On two shared cores, two threads were measured to be five times as slow as one.
-        torch.set_num_threads(1)
+        use_threads(1)
         benchmark = run(options) if own_options else run()
         # A log has room for every column, a terminal as much as it is wide.
         show(benchmark, Console() if sys.stdout.isatty() else Console(width=LOG_WIDTH))

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 import wattbit
 from envs.grouping import Groups, group_profile, layer_plan
 from envs.plan_table import TABLES, PlanTable, energies_j
-from scripts.build import CostFactory, build_costs, build_workload
+from scripts.build import CostFactory, build_costs, build_workload, use_threads
 from scripts.entry import check_overrides, one_line_errors
 from scripts.plan_counts import PlanCounter, PlanCounts
 from scripts.table_recipes import PRECISIONS, RECIPES
@@ -65,7 +65,7 @@ def main(arguments: Sequence[str]) -> None:
         require_writable(output.absolute().parent)
         require_writable(options.keep.absolute())
         # Results are then the same bit for bit in every run.
-        torch.set_num_threads(1)
+        use_threads(1)
         content = build_table(options).to_bytes()
         write_atomically(output, content)
         print(f"{output}: {len(content) / 2**20:.1f} MiB")

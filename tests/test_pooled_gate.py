@@ -124,3 +124,18 @@ def test_a_level_that_makes_no_sense_is_refused_in_one_line(alpha: float) -> Non
     assert "\n" not in str(refused.value)
     with pytest.raises(ConfigError, match=r"gate alpha is"):
         PooledGate(alpha)
+
+
+def test_archives_with_one_judge_agree_on_what_passes() -> None:
+    reference = make_outcome(PROFILE.reference_plan, 2.0, samples=SAMPLES)
+    common = Archive(reference, PooledGate())
+    own = Archive(reference, PooledGate(), judge=common)
+    for index, found in enumerate(drawn(6, 40)[0]):
+        names = [PROFILE.precisions[index // 3**place % 3] for place in range(4)]
+        plan = PrecisionPlan(dict(zip(PROFILE.layer_names, names, strict=True)))
+        added = Outcome(plan, 1.0 + index / 100.0, 1.0, found.counts, found.divergence)
+        for archive in (own, common) if index % 4 == 0 else (common,):
+            archive.add(added, "test")
+    for tolerance_pp in (0.25, 0.5, 1.0, 2.0, 5.0):
+        assert common.best(tolerance_pp).energy_j <= own.best(tolerance_pp).energy_j
+        assert all(own.passes(o, tolerance_pp) is common.passes(o, tolerance_pp) for o in own)

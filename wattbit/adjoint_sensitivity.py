@@ -46,7 +46,7 @@ DOUBTFUL_NATS = 0.01
 DIRECT_SAMPLES = 64
 """Samples for what is measured directly; a large divergence needs few."""
 
-TRACED_SAMPLES = 32
+TRACED_SAMPLES = 16
 """Samples per pass at most: all activations of a pass are held, and more would not fit into caches."""
 
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from agents.archive import Archive, ArchivingEvaluator
 from agents.export import export_policy
@@ -23,6 +22,7 @@ from agents.search_method import BudgetSpent, SearchMethod, SearchTask
 from envs.evaluator import Evaluator, Outcome
 from scripts.benches.search_methods import GATES, METHODS, TOLERANCES_PP
 from scripts.benches.search_problems import open_problem
+from scripts.build import use_threads
 from wattbit.features import Context, FeatureEncoder
 from wattbit.plan import PrecisionPlan
 
@@ -124,7 +124,7 @@ def _run_all(cells: Sequence[Cell], workers: int) -> Iterator[CellResult]:
 
 
 def _use_one_thread() -> None:
-    torch.set_num_threads(1)
+    use_threads(1)
 
 
 def _policy(method: SearchMethod, problem: Evaluator) -> dict[float, Outcome]:
