@@ -27,8 +27,9 @@ class SurrogateLoop:
     Each round fits the surrogate to every outcome known, lets the policy imitate the best plans known, which
     keeps it from collapsing to one plan, and trains it with PPO on the surrogate. Then plans are drawn from
     the policy at each tolerance, others come from long steps (`agents.chain_step`), the most promising are
-    climbed from, and the best of what is found is run. So an evaluation is paid only for a plan that may improve on what is known. At the end the policy imitates
-    once more, without smoothing: it is then good for use without the archive.
+    climbed from, and the best of what is found is run. So an evaluation is paid only for a plan that may
+    improve on what is known. At the end the policy imitates once more, without smoothing: it is then good for
+    use without the archive.
 
     Args:
         seed_share: Share of the budget for additive optima (`agents.seeding`), where the archive has fewer.
@@ -36,6 +37,7 @@ class SurrogateLoop:
         samples_per_tolerance: Plans drawn from the policy at each tolerance, each round.
         climbs: Promising plans climbed from at each tolerance, each round.
         relearn_every: Outcomes after which the surrogate's own constants are learned anew.
+        updates_per_round: Imitation steps each round.
         final_updates: Imitation steps at the end.
 
     Raises:
@@ -50,6 +52,7 @@ class SurrogateLoop:
         samples_per_tolerance: int = 24,
         climbs: int = 2,
         relearn_every: int = 30,
+        updates_per_round: int = 60,
         final_updates: int = 800,
     ) -> None:
         if not 0.0 <= seed_share <= 1.0:
@@ -59,6 +62,7 @@ class SurrogateLoop:
             ("samples_per_tolerance", samples_per_tolerance, 1),
             ("climbs", climbs, 0),
             ("relearn_every", relearn_every, 1),
+            ("updates_per_round", updates_per_round, 0),
             ("final_updates", final_updates, 0),
         ):
             if value < least:
@@ -68,6 +72,7 @@ class SurrogateLoop:
         self._samples_per_tolerance = samples_per_tolerance
         self._climbs = climbs
         self._relearn_every = relearn_every
+        self._updates_per_round = updates_per_round
         self._final_updates = final_updates
 
     def run(self, agent: PPO, task: SearchTask) -> None:
@@ -81,7 +86,7 @@ class SurrogateLoop:
                 self._seed(task)
                 while task.evaluator.evaluations < task.budget:
                     surrogate = predicted.surrogate = surrogates.latest()
-                    agent.imitate(task)
+                    agent.imitate(task, self._updates_per_round)
                     timesteps = self._timesteps(agent, model, task)
                     if timesteps > 0:
                         agent.learn(task, timesteps)
@@ -91,7 +96,7 @@ class SurrogateLoop:
                     task.evaluator.evaluate_all(surrogate.arrays.plans(plans))
             agent.imitate(task, self._final_updates, 0.0)
         except SearchInterrupted:
-            agent.imitate(task)
+            agent.imitate(task, self._updates_per_round)
             raise
         finally:
             agent.save()

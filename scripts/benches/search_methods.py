@@ -34,9 +34,11 @@ GATES: Mapping[str, Callable[[], SearchGate]] = MappingProxyType(
 """The gates that a search may run with."""
 
 
-def _baseline(module: str, name: str) -> Callable[[SearchGate], SearchMethod]:
+def _baseline(module: str, name: str, **arguments: bool) -> Callable[[SearchGate], SearchMethod]:
     def make(gate: SearchGate) -> SearchMethod:
-        return cast(SearchMethod, build(OmegaConf.create({"_target_": f"agents.{module}.{name}"})))
+        return cast(
+            SearchMethod, build(OmegaConf.create({"_target_": f"agents.{module}.{name}", **arguments}))
+        )
 
     return make
 
@@ -68,6 +70,7 @@ METHODS: Mapping[str, Callable[[SearchGate], SearchMethod]] = MappingProxyType(
         "nsga2": _baseline("nsga2", "NSGA2"),
         "ddpg": _ddpg,
         "bayesian": _baseline("bayesian", "BayesianOptimisation"),
+        "bayesian_long": _baseline("bayesian", "BayesianOptimisation", long_steps=True),
     }
 )
 """Name -> what builds it for a gate."""
@@ -76,6 +79,10 @@ GATE_BLIND = frozenset({"ilp", "greedy", "uniform", "random"})
 """Methods that ask for the same plans whatever the gate."""
 
 
+ABLATIONS = frozenset({"bayesian_long"})
+"""Parts of PPO's search by themselves, shown beside the baselines: surrogate and long steps, no policy."""
+
+
 def baselines(methods: Sequence[str]) -> list[str]:
-    """All methods but PPO."""
-    return [name for name in methods if name != "ppo"]
+    """All methods but PPO and its ablations."""
+    return [name for name in methods if name != "ppo" and name not in ABLATIONS]
