@@ -91,7 +91,7 @@ def test_the_order_of_the_plans_does_not_matter() -> None:
 
 def test_few_plans_are_judged_each_by_its_own_samples() -> None:
     outcomes = drawn(4)[0][:5]
-    expected = [SearchGate(0.05).bound_pp(o.counts) for o in outcomes]
+    expected = [SearchGate(0.1).bound_pp(o.counts) for o in outcomes]
     assert PooledGate().bounds_pp(outcomes) == expected
     assert PooledGate().bounds_pp([]) == []
 
@@ -104,7 +104,7 @@ def test_one_plan_by_itself_is_judged_as_by_the_search_gate() -> None:
 def test_an_archive_judges_all_its_plans_anew_when_one_is_added() -> None:
     layers = PROFILE.layer_names
     reference = make_outcome(PROFILE.reference_plan, 2.0, samples=SAMPLES)
-    archive = Archive(reference, PooledGate())
+    archive = Archive(reference, PooledGate(fresh_alpha=0.05))
     harmless = make_outcome(PrecisionPlan.uniform(layers, "int8"), 1.0, divergence=1e-4, samples=SAMPLES)
     archive.add(harmless, "test")
     assert archive.best(0.25) == reference  # its own samples are too few
