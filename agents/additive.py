@@ -209,6 +209,12 @@ class AdditiveModel:
         return PrecisionPlan(dict(zip(self._profile.layer_names, names, strict=True)))
 
 
+def additive_plans(profile: ModelProfile, count: int) -> list[PrecisionPlan]:
+    """The additive optima of ``count`` sensitivity budgets, equal plans once, the most careful first."""
+    model = AdditiveModel(profile)
+    return list(dict.fromkeys(model.solve(float(nats)) for nats in model.budgets(count)))
+
+
 def _structure(row: NDArray[np.intp], heads: NDArray[np.intp], tails: NDArray[np.intp]) -> LinearConstraint:
     """One node a row, and through every node as much flow in and out as it is chosen.
 

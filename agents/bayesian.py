@@ -9,13 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.acquisition import Acquisition
-from agents.additive import AdditiveModel
+from agents.additive import additive_plans
 from agents.chain_step import AIMS, chain_steps
 from agents.plan_arrays import Indices, PlanArrays
 from agents.search_method import SearchTask
 from agents.surrogate import DropSurrogate, FittedSurrogate
 from wattbit.plan import PrecisionPlan
-from wattbit.profile import ModelProfile
 
 Floats = NDArray[np.float64]
 
@@ -73,12 +72,6 @@ class BayesianOptimisation:
         if arrays.supported.sum(axis=1).prod(dtype=np.float64) <= _MOST_SCANNED:
             return _Scan(arrays)
         return _Climb(arrays.indices(start), rng, self._long_steps)
-
-
-def additive_plans(profile: ModelProfile, count: int) -> list[PrecisionPlan]:
-    """The additive optima of ``count`` sensitivity budgets, equal plans once, the most careful first."""
-    model = AdditiveModel(profile)
-    return list(dict.fromkeys(model.solve(float(nats)) for nats in model.budgets(count)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

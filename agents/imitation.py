@@ -13,6 +13,9 @@ from sb3_contrib import MaskablePPO
 from agents.archive import Archive
 from envs.layer_precision import LayerPrecisionEnv
 
+_LOOK_EVERY = 25
+"""Updates between two looks at whether everything is imitated."""
+
 
 @dataclass(frozen=True, slots=True)
 class Demonstrations:
@@ -67,7 +70,7 @@ def imitate(
     Args:
         model: The agent; changed in place.
         demonstrations: What to imitate.
-        updates: Full-batch Adam steps.
+        updates: Full-batch Adam steps, at most: without smoothing it is done when every action is imitated.
         learning_rate: Adam's.
         smoothing: Share of the target probability spread over all allowed actions, so that the policy stays
             uncertain enough to explore.
@@ -85,9 +88,11 @@ def imitate(
     optimizer = torch.optim.Adam(policy.parameters(), lr=learning_rate)
     policy.set_training_mode(True)
     logits = torch.zeros(0)
-    for _ in range(updates):
+    for update in range(updates):
         latent_policy, latent_value = policy.mlp_extractor(policy.extract_features(observations))
         logits = policy.action_net(latent_policy).masked_fill(~masks, -1e8)
+        if smoothing == 0.0 and update % _LOOK_EVERY == 0 and bool((logits.argmax(1) == actions).all()):
+            break
         loss = -(targets * F.log_softmax(logits, 1)).sum(1).mean()
         loss = loss + F.mse_loss(policy.value_net(latent_value).squeeze(1), returns)
         optimizer.zero_grad()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.bayesian import additive_plans
+from agents.additive import additive_plans
 from agents.plan_arrays import Indices, PlanArrays
 from agents.plan_kernels import FLOOR_NATS
 from agents.search_method import SearchTask

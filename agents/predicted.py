@@ -39,6 +39,11 @@ class PredictedEvaluator:
         return self._profile
 
     @property
+    def arrays(self) -> PlanArrays:
+        """The profile as tables."""
+        return self._arrays
+
+    @property
     def evaluations(self) -> int:
         """0: nothing is run."""
         return 0

@@ -10,6 +10,7 @@ import numpy as np
 from sb3_contrib import MaskablePPO
 
 from agents.acquisition import Acquisition
+from agents.additive import additive_plans
 from agents.chain_step import AIMS, chain_steps
 from agents.plan_arrays import Indices
 from agents.ppo import PPO
@@ -20,20 +21,25 @@ from agents.surrogate import DropSurrogate, FittedSurrogate
 from wattbit.errors import ConfigError
 from wattbit.features import Context, FeatureEncoder, PlanWalk
 
+_SEEDS_PER_TOLERANCE = 6
+# Additive optima that are looked at each round, which costs no evaluation.
+_OPTIMA = 60
+
 
 class SurrogateLoop:
     """Rounds of learning and proposing, for `agents.ppo.PPO`.
 
     Each round fits the surrogate to every outcome known, lets the policy imitate the best plans known, which
     keeps it from collapsing to one plan, and trains it with PPO on the surrogate. Then plans are drawn from
-    the policy at each tolerance, others come from long steps (`agents.chain_step`), the most promising are
-    climbed from, and the best of what is found is run. So an evaluation is paid only for a plan that may
-    improve on what is known. At the end the policy imitates once more, without smoothing: it is then good for
-    use without the archive.
+    the policy at each tolerance, others come from long steps (`agents.chain_step`) and from the additive
+    model, the most promising are climbed from, and the best of what is found is run. So an evaluation is paid
+    only for a plan that may improve on what is known. At the end the policy imitates once more, without
+    smoothing: it is then good for use without the archive.
 
     Args:
-        seed_share: Share of the budget for additive optima (`agents.seeding`), where the archive has fewer.
-        plans_per_round: Plans run between two fits.
+        seed_share: Largest share of the budget for additive optima (`agents.seeding`), six a tolerance, where
+            the archive has fewer plans.
+        rounds: Rounds that the rest of the budget is spent in; each runs its share of plans at once.
         samples_per_tolerance: Plans drawn from the policy at each tolerance, each round.
         climbs: Promising plans climbed from at each tolerance, each round.
         relearn_every: Outcomes after which the surrogate's own constants are learned anew.
@@ -47,18 +53,18 @@ class SurrogateLoop:
     def __init__(
         self,
         *,
-        seed_share: float = 0.2,
-        plans_per_round: int = 8,
+        seed_share: float = 0.35,
+        rounds: int = 20,
         samples_per_tolerance: int = 24,
         climbs: int = 2,
         relearn_every: int = 30,
         updates_per_round: int = 60,
-        final_updates: int = 800,
+        final_updates: int = 3000,
     ) -> None:
         if not 0.0 <= seed_share <= 1.0:
-            raise ConfigError(f"seed_share is {seed_share}, must be from 0 to 1; 0.2 is the default")
+            raise ConfigError(f"seed_share is {seed_share}, must be from 0 to 1; 0.35 is the default")
         for name, value, least in (
-            ("plans_per_round", plans_per_round, 1),
+            ("rounds", rounds, 1),
             ("samples_per_tolerance", samples_per_tolerance, 1),
             ("climbs", climbs, 0),
             ("relearn_every", relearn_every, 1),
@@ -68,7 +74,7 @@ class SurrogateLoop:
             if value < least:
                 raise ConfigError(f"{name} is {value}, must be at least {least}")
         self._seed_share = seed_share
-        self._plans_per_round = plans_per_round
+        self._rounds = rounds
         self._samples_per_tolerance = samples_per_tolerance
         self._climbs = climbs
         self._relearn_every = relearn_every
@@ -81,16 +87,21 @@ class SurrogateLoop:
         predicted = PredictedEvaluator(task.evaluator.profile)
         model = agent.open(task, predicted)
         rng = np.random.default_rng([task.seed, model.num_timesteps])
+        optima = predicted.arrays.indices(additive_plans(task.evaluator.profile, _OPTIMA))
         try:
             with suppress(BudgetSpent):
                 self._seed(task)
+                plans_per_round = math.ceil((task.budget - task.evaluator.evaluations) / self._rounds)
                 while task.evaluator.evaluations < task.budget:
                     surrogate = predicted.surrogate = surrogates.latest()
                     agent.imitate(task, self._updates_per_round)
-                    timesteps = self._timesteps(agent, model, task)
+                    count = min(plans_per_round, task.budget - task.evaluator.evaluations)
+                    # In step with the budget.
+                    share = (task.evaluator.evaluations + count) / task.budget
+                    timesteps = math.ceil(agent.total_timesteps * share) - model.num_timesteps
                     if timesteps > 0:
                         agent.learn(task, timesteps)
-                    plans = self._propose(agent, model, task, surrogate, rng)
+                    plans = self._propose(agent, model, task, surrogate, optima, rng)[:count]
                     if not len(plans):
                         break
                     task.evaluator.evaluate_all(surrogate.arrays.plans(plans))
@@ -102,14 +113,11 @@ class SurrogateLoop:
             agent.save()
 
     def _seed(self, task: SearchTask) -> None:
-        lacking = math.ceil(self._seed_share * task.budget) - len(task.archive)
-        if lacking > 0:
-            AdditiveSeeds(task).run(task.evaluator.evaluations + lacking)
-
-    def _timesteps(self, agent: PPO, model: MaskablePPO, task: SearchTask) -> int:
-        """This round's share of the timesteps that are left."""
-        rounds = math.ceil((task.budget - task.evaluator.evaluations) / self._plans_per_round)
-        return math.ceil((agent.total_timesteps - model.num_timesteps) / rounds)
+        wanted = min(
+            math.ceil(self._seed_share * task.budget), _SEEDS_PER_TOLERANCE * len(task.tolerances_pp)
+        )
+        if wanted > len(task.archive):
+            AdditiveSeeds(task).run(task.evaluator.evaluations + wanted - len(task.archive))
 
     def _propose(
         self,
@@ -117,6 +125,7 @@ class SurrogateLoop:
         model: MaskablePPO,
         task: SearchTask,
         surrogate: FittedSurrogate,
+        optima: Indices,
         rng: np.random.Generator,
     ) -> Indices:
         """The plans to run next, the most promising first, (plans, layers)."""
@@ -129,15 +138,13 @@ class SurrogateLoop:
         found: dict[bytes, tuple[float, Indices]] = {}
         for column, tolerance_pp in enumerate(task.tolerances_pp):
             far = chain_steps(surrogate, best[column], [aim * tolerance_pp for aim in AIMS])
-            starts = np.concatenate([drawn, far])
+            starts = np.concatenate([drawn, far, optima])
             promised = acquisition.values(starts)[:, column]
             for start in (best[column], *starts[np.argsort(-promised, kind="stable")[: self._climbs]]):
                 plan, value = acquisition.climb(start, column, rng)
                 if value > found.get(plan.tobytes(), (0.0, plan))[0]:
                     found[plan.tobytes()] = value, plan
-        ranked = sorted(found.values(), key=lambda promise: -promise[0])
-        count = min(self._plans_per_round, task.budget - task.evaluator.evaluations)
-        rows = [plan for _, plan in ranked[:count]]
+        rows = [plan for _, plan in sorted(found.values(), key=lambda promise: -promise[0])]
         return np.array(rows, np.intp).reshape(len(rows), len(arrays.profile.layers))
 
 

@@ -30,7 +30,7 @@ RAW = SearchGate(0.5)
 
 def make_agent(loop: dict[str, Any] | None = None, **arguments: Any) -> PPO:
     """An agent that learns in seconds."""
-    quick = {"samples_per_tolerance": 6, "climbs": 1, "final_updates": 300, "plans_per_round": 6}
+    quick = {"samples_per_tolerance": 6, "climbs": 1, "final_updates": 300, "rounds": 5}
     settings = {
         "make_env": partial(LayerPrecisionEnv, gate=RAW, tolerance_range_pp=(0.2, 4.0)),
         "loop": SurrogateLoop(**{**quick, **(loop or {})}),
@@ -146,7 +146,7 @@ def test_interrupted_anywhere_it_leaves_its_archive_and_an_agent_and_resumes_wit
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("seed_share", 1.5), ("plans_per_round", 0), ("climbs", -1), ("relearn_every", 0)]
+    ("name", "value"), [("seed_share", 1.5), ("rounds", 0), ("climbs", -1), ("relearn_every", 0)]
 )
 def test_settings_that_make_no_sense_are_refused(name: str, value: float) -> None:
     with pytest.raises(ConfigError, match=f"{name} is {value}, must be"):

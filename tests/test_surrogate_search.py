@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from synthetic import SyntheticEvaluator, all_plans, make_profile
 
+from agents.additive import additive_plans
 from agents.archive import Archive, ArchivingEvaluator
 from agents.baselines import ILP
-from agents.bayesian import BayesianOptimisation, additive_plans
+from agents.bayesian import BayesianOptimisation
 from agents.chain_step import chain_steps
 from agents.local_search import LocalSearch
 from agents.search_method import BudgetSpent, SearchInterrupted, SearchMethod, SearchTask
