@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from sb3_contrib import MaskablePPO
@@ -18,6 +18,7 @@ from agents.imitation import demonstrate, imitate
 from agents.learning import LearningPoint, LearningWatch
 from agents.search_method import BudgetSpent, SearchTask
 from envs.evaluator import Evaluator, Outcome
+from envs.gate import SearchGate
 from envs.layer_precision import LayerPrecisionEnv
 from envs.plan_vec_env import PlanVecEnv
 from wattbit.plan import PrecisionPlan
@@ -139,17 +140,24 @@ class PPO:
         """
         self._loop.run(self, task)
 
-    def open(self, task: SearchTask, evaluator: Evaluator) -> MaskablePPO:
+    def open(self, task: SearchTask, evaluator: Evaluator, gate: SearchGate | None = None) -> MaskablePPO:
         """The agent that learns on ``evaluator``: resumed from the checkpoint, or new and warm-started.
+
+        Args:
+            task: The search.
+            evaluator: What the environments end their episodes with.
+            gate: Judges what it answers; None: the environments' own.
 
         Raises:
             ConfigError: If there is a checkpoint that cannot be resumed.
         """
+        arguments = {} if gate is None else {"gate": gate}
+        make_venv = partial(self._make_venv, evaluator, **arguments)
         checkpoint = self._checkpoint
         if checkpoint is not None and checkpoint.exists():
-            self.model = self._resume(checkpoint, task, evaluator)
+            self.model = self._resume(checkpoint, task, make_venv)
         else:
-            self.model = self._start(task, evaluator)
+            self.model = self._start(task, make_venv())
             self.imitate(task)
         return self.model
 
@@ -201,8 +209,7 @@ class PPO:
             raise RuntimeError("the agent is not open: call open() first")
         return self.model
 
-    def _start(self, task: SearchTask, evaluator: Evaluator) -> MaskablePPO:
-        venv = self._make_venv(evaluator)
+    def _start(self, task: SearchTask, venv: VecEnv) -> MaskablePPO:
         self.pp_per_nat = float(venv.get_attr("encoder")[0].pp_per_nat)
         rounds = max(1, -(-self._episodes_per_rollout // self._n_envs))
         # Whole episodes, so that no rollout is without a reward; an update needs two steps at least.
@@ -214,15 +221,15 @@ class PPO:
             seed=task.seed,
         )
 
-    def _resume(self, checkpoint: Path, task: SearchTask, evaluator: Evaluator) -> MaskablePPO:
+    def _resume(self, checkpoint: Path, task: SearchTask, make_venv: Callable[..., VecEnv]) -> MaskablePPO:
         model, self.pp_per_nat, self.learning_curve = load_agent(
-            checkpoint, lambda pp_per_nat: self._make_venv(evaluator, pp_per_nat=pp_per_nat)
+            checkpoint, lambda pp_per_nat: make_venv(pp_per_nat=pp_per_nat)
         )
         # The seed of the start would draw the same episodes once more.
         model.set_random_seed(task.seed + model.num_timesteps)
         return model
 
-    def _make_venv(self, evaluator: Evaluator, **arguments: float) -> VecEnv:
+    def _make_venv(self, evaluator: Evaluator, **arguments: Any) -> VecEnv:
         return VecMonitor(PlanVecEnv([partial(self._make_env, evaluator, **arguments)] * self._n_envs))
 
 

@@ -12,12 +12,14 @@ from wattbit.paired import PairedCounts
 from wattbit.plan import PrecisionPlan
 from wattbit.profile import ModelProfile
 
-# So many that a bound on the predicted drop is the predicted drop: the surrogate predicts judged drops.
+# So many that the predicted drop is hardly rounded.
 _SAMPLES = 10**9
 
 
 class PredictedEvaluator:
     """Answers with predictions; never to be put into an archive.
+
+    The surrogate predicts judged drops, so its answers are to be taken as observed, by ``SearchGate(0.5)``.
 
     Args:
         profile: The model's profile.

@@ -18,6 +18,7 @@ from agents.predicted import PredictedEvaluator
 from agents.search_method import BudgetSpent, SearchInterrupted, SearchTask
 from agents.seeding import AdditiveSeeds
 from agents.surrogate import DropSurrogate, FittedSurrogate
+from envs.gate import SearchGate
 from wattbit.errors import ConfigError
 from wattbit.features import Context, FeatureEncoder, PlanWalk
 
@@ -85,7 +86,8 @@ class SurrogateLoop:
         """Seed, then learn and propose in rounds until the budget is spent or nothing promises anything."""
         surrogates = _Surrogates(task, self._relearn_every)
         predicted = PredictedEvaluator(task.evaluator.profile)
-        model = agent.open(task, predicted)
+        # What is predicted is the judged drop, so nothing is to be added to it again.
+        model = agent.open(task, predicted, SearchGate(0.5))
         rng = np.random.default_rng([task.seed, model.num_timesteps])
         optima = predicted.arrays.indices(additive_plans(task.evaluator.profile, _OPTIMA))
         try:

@@ -22,6 +22,7 @@ from envs.layer_precision import LayerPrecisionEnv
 from envs.synthetic import SyntheticEvaluator
 from wattbit.errors import ConfigError
 from wattbit.features import FeatureEncoder
+from wattbit.paired import PairedCounts
 from wattbit.plan import PrecisionPlan
 
 TOLERANCES = (0.5, 2.0)
@@ -151,3 +152,22 @@ def test_interrupted_anywhere_it_leaves_its_archive_and_an_agent_and_resumes_wit
 def test_settings_that_make_no_sense_are_refused(name: str, value: float) -> None:
     with pytest.raises(ConfigError, match=f"{name} is {value}, must be"):
         SurrogateLoop(**{name: value})
+
+
+def test_predicted_drops_are_not_bounded_a_second_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exact bounds of a prediction's made-up counts would take most of the search's time, and be wrong."""
+    judged: list[int] = []
+    bound_pp = SearchGate.bound_pp
+
+    def watch(gate: SearchGate, counts: PairedCounts) -> float:
+        if gate.alpha < 0.5:
+            judged.append(counts.samples)
+        return bound_pp(gate, counts)
+
+    monkeypatch.setattr(SearchGate, "bound_pp", watch)
+    search = Search(budget=20)
+    careful = Archive(search.reference, SearchGate(0.2))
+    evaluator = ArchivingEvaluator(search.evaluator, "ppo", (careful,), 20)
+    make_env = partial(LayerPrecisionEnv, gate=SearchGate(0.2), tolerance_range_pp=(0.2, 4.0))
+    make_agent(make_env=make_env).search(SearchTask(evaluator, careful, TOLERANCES, 20, 0))
+    assert set(judged) == {search.evaluator.samples}

@@ -20,6 +20,7 @@ BENCHES = {
     "kernels": "scripts.benches.kernels",
     "search": "scripts.benches.search",
     "switch": "scripts.benches.switch",
+    "transfer": "scripts.benches.transfer",
 }
 """Name on the command line -> module. Imported only when asked for, as some take seconds to import."""
 
