@@ -40,9 +40,8 @@ class BayesianOptimisation:
             best plans known and from additive optima. Where all plans can be looked at it changes nothing.
     """
 
-    name = "bayesian"
-
     def __init__(self, long_steps: bool = False) -> None:
+        self.name = "bayesian_long" if long_steps else "bayesian"
         self._long_steps = long_steps
 
     def search(self, task: SearchTask) -> None:

@@ -112,7 +112,7 @@ class Comparison:
             evaluator.charge(self._written.get(method.name, ()))
         task = SearchTask(
             evaluator, own, self.tolerances_pp, budget, seed,
-            lambda done, total, note: self.listener(method.name, done, total, note),
+            lambda done, total, note: self.listener(method.name, done, total, note), self.stop.check,
         )  # fmt: skip
         started = time.perf_counter()
         finished = True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from agents.plan_arrays import PlanArrays
 from agents.surrogate import FittedSurrogate
@@ -23,15 +23,15 @@ class PredictedEvaluator:
 
     Args:
         profile: The model's profile.
+        check: Called before plans are answered; may raise, to stop whoever asks.
 
     Attributes:
         surrogate: What predicts; None until it is first set.
-        caution: Standard deviations added to the predicted drop.
     """
 
-    def __init__(self, profile: ModelProfile, caution: float = 0.0) -> None:
+    def __init__(self, profile: ModelProfile, check: Callable[[], None] = lambda: None) -> None:
         self.surrogate: FittedSurrogate | None = None
-        self.caution = caution
+        self._check = check
         self._profile = profile
         self._arrays = PlanArrays.of(profile)
 
@@ -60,11 +60,12 @@ class PredictedEvaluator:
         Raises:
             ConfigError: If there is no surrogate yet.
         """
+        self._check()
         if self.surrogate is None:
             raise ConfigError("the surrogate is None, must be fitted to at least 0 outcomes first")
         indices = self._arrays.indices(plans)
-        drops_pp, std_pp = self.surrogate.predict(indices)
-        lost = (drops_pp + self.caution * std_pp) * (_SAMPLES / 100)
+        drops_pp, _ = self.surrogate.predict(indices)
+        lost = drops_pp * (_SAMPLES / 100)
         energies_j = self._arrays.energies_j(indices)
         nats = self._arrays.sensitivities(indices).sum(axis=1)
         latency_ms = [self._profile.plan_latency_ms(plan) for plan in plans]

@@ -31,6 +31,8 @@ class SearchTask:
         budget: Distinct plans the method may evaluate; the next one is refused with `BudgetSpent`.
         seed: Seeds everything random.
         report: Called with (done, total, note) as the search goes on.
+        check: Raises `SearchInterrupted` if the search has to stop; every evaluation asks by itself, so only
+            what takes long without one needs to.
     """
 
     evaluator: Evaluator
@@ -39,6 +41,7 @@ class SearchTask:
     budget: int
     seed: int
     report: Callable[[int, int, str], None] = field(default=lambda done, total, note: None)
+    check: Callable[[], None] = field(default=lambda: None)
 
 
 class SearchMethod(Protocol):

@@ -85,7 +85,7 @@ class SurrogateLoop:
     def run(self, agent: PPO, task: SearchTask) -> None:
         """Seed, then learn and propose in rounds until the budget is spent or nothing promises anything."""
         surrogates = _Surrogates(task, self._relearn_every)
-        predicted = PredictedEvaluator(task.evaluator.profile)
+        predicted = PredictedEvaluator(task.evaluator.profile, task.check)
         # What is predicted is the judged drop, so nothing is to be added to it again.
         model = agent.open(task, predicted, SearchGate(0.5))
         rng = np.random.default_rng([task.seed, model.num_timesteps])
@@ -139,6 +139,7 @@ class SurrogateLoop:
         drawn = np.unique(draw_plans(model, encoder, tolerances.tolist()), axis=0)
         found: dict[bytes, tuple[float, Indices]] = {}
         for column, tolerance_pp in enumerate(task.tolerances_pp):
+            task.check()
             far = chain_steps(surrogate, best[column], [aim * tolerance_pp for aim in AIMS])
             starts = np.concatenate([drawn, far, optima])
             promised = acquisition.values(starts)[:, column]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -93,7 +94,7 @@ class PlanTable:
                 return _table(dict(arrays))
         except (
             OSError, EOFError, LookupError, TypeError, ValueError, zipfile.BadZipFile, zlib.error,
-            MemoryError, NotImplementedError, RecursionError,
+            MemoryError, NotImplementedError, RecursionError, SyntaxError, tokenize.TokenError,
         ) as error:  # fmt: skip
             raise DataError(
                 f"table {path} is damaged ({' '.join(str(error).split()):.120}); get it anew, or build it "

@@ -11,7 +11,12 @@ from pathlib import Path
 import pytest
 from checkout import copy_checkout, results_of, run_python
 
-LONG = ("budget.agent=100000", "agent.total_timesteps=10000000", "workload.epochs=10")
+LONG = (
+    "budget.agent=100000",
+    "agent.loop.rounds=10000",
+    "agent.total_timesteps=10000000",
+    "workload.epochs=10",
+)
 
 
 @pytest.fixture(scope="module")

@@ -224,6 +224,6 @@ def test_no_worker_outlives_a_run_that_is_interrupted_or_killed(
     assert len(pids) == 2, process.communicate()
     # A terminal sends Ctrl-C to every process of the group.
     os.killpg(process.pid, number) if group else process.send_signal(number)
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=120)
     assert all(gone(pid) for pid in pids)
     assert errors.count("KeyboardInterrupt") == group, errors
