@@ -207,8 +207,6 @@ def _warm_started(
         comparison.run(method, config.budget.baseline, SEED)
     settings = {"pp_per_nat": comparison.pp_per_nat(), "gate": comparison.gate}
     make_env = build(config.env, _partial_=True, **settings)
-    ppo: PPO = build(config.agent, make_env=make_env, total_timesteps=0)
-    ppo.search(SearchTask(evaluator, comparison.archive, comparison.tolerances_pp, 10**6, SEED))
-    if ppo.model is None:
-        raise RuntimeError("the agent was not made")
-    return ppo.model, make_env(evaluator)
+    ppo: PPO = build(config.agent, make_env=make_env)
+    task = SearchTask(evaluator, comparison.archive, comparison.tolerances_pp, 1, SEED)
+    return ppo.open(task, evaluator), make_env(evaluator)
