@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from agents.archive import Archive
 from agents.plan_arrays import Indices, PlanArrays
 from agents.surrogate import FittedSurrogate
-from wattbit.plan import PrecisionPlan
 
 Floats = NDArray[np.float64]
 
@@ -102,8 +101,3 @@ class Acquisition:
         second = rng.integers(len(layers), size=_PAIRS)
         double[np.arange(_PAIRS), layers[second]] = choices[second]
         return np.concatenate([single, double])
-
-
-def plan_of(arrays: PlanArrays, row: Indices) -> PrecisionPlan:
-    """The plan of one row of indices, (layers,)."""
-    return arrays.plans(row[None])[0]

@@ -67,6 +67,11 @@ class Archive:
         """Outcome of the reference plan."""
         return self._reference
 
+    @property
+    def known(self) -> dict[PrecisionPlan, Outcome]:
+        """Every outcome by plan, the reference's first."""
+        return {self._reference.plan: self._reference, **self._outcomes}
+
     def method(self, plan: PrecisionPlan) -> str:
         """The method that evaluated ``plan`` first."""
         return self._methods[plan]

@@ -55,7 +55,7 @@ class BayesianOptimisation:
         learned = 0
         while (left := task.budget - task.evaluator.evaluations) > 0:
             task.report(task.evaluator.evaluations, task.budget, "")
-            outcomes = list({o.plan: o for o in [task.archive.reference, *task.archive]}.values())
+            outcomes = list(task.archive.known.values())
             due = fitted is None or len(outcomes) >= _GROWTH * learned
             learned = len(outcomes) if due else learned
             fitted = surrogate.fit(outcomes, None if due else fitted)

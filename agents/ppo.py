@@ -245,7 +245,7 @@ class _Recall:
     def __init__(self, evaluator: Evaluator, archive: Archive) -> None:
         self.profile: ModelProfile = evaluator.profile
         self.evaluations: int = 0
-        self._known: dict[PrecisionPlan, Outcome] = {o.plan: o for o in (archive.reference, *archive)}
+        self._known = archive.known
 
     def evaluate(self, plan: PrecisionPlan) -> Outcome:
         return self._known[plan]

@@ -88,6 +88,7 @@ class SurrogateLoop:
         predicted = PredictedEvaluator(task.evaluator.profile, task.check)
         # What is predicted is the judged drop, so nothing is to be added to it again.
         model = agent.open(task, predicted, SearchGate(0.5))
+        encoder = FeatureEncoder(task.evaluator.profile, agent.pp_per_nat)
         rng = np.random.default_rng([task.seed, model.num_timesteps])
         optima = predicted.arrays.indices(additive_plans(task.evaluator.profile, _OPTIMA))
         try:
@@ -103,7 +104,7 @@ class SurrogateLoop:
                     timesteps = math.ceil(agent.total_timesteps * share) - model.num_timesteps
                     if timesteps > 0:
                         agent.learn(task, timesteps)
-                    plans = self._propose(agent, model, task, surrogate, optima, rng)[:count]
+                    plans = self._propose(encoder, model, task, surrogate, optima, rng)[:count]
                     if not len(plans):
                         break
                     task.evaluator.evaluate_all(surrogate.arrays.plans(plans))
@@ -123,7 +124,7 @@ class SurrogateLoop:
 
     def _propose(
         self,
-        agent: PPO,
+        encoder: FeatureEncoder,
         model: MaskablePPO,
         task: SearchTask,
         surrogate: FittedSurrogate,
@@ -133,7 +134,6 @@ class SurrogateLoop:
         """The plans to run next, the most promising first, (plans, layers)."""
         acquisition = Acquisition(surrogate, task.archive, task.tolerances_pp)
         arrays = acquisition.arrays
-        encoder = FeatureEncoder(arrays.profile, agent.pp_per_nat)
         tolerances = np.repeat(task.tolerances_pp, self._samples_per_tolerance)
         best = arrays.indices([task.archive.best(t).plan for t in task.tolerances_pp])
         drawn = np.unique(draw_plans(model, encoder, tolerances.tolist()), axis=0)
@@ -186,8 +186,7 @@ class _Surrogates:
 
     def latest(self) -> FittedSurrogate:
         """The surrogate of everything known now, the reference among it."""
-        archive = self._task.archive
-        outcomes = list({outcome.plan: outcome for outcome in (archive.reference, *archive)}.values())
+        outcomes = list(self._task.archive.known.values())
         stale = len(outcomes) - self._learned_at >= self._relearn_every
         if stale:
             self._learned_at = len(outcomes)

@@ -89,7 +89,7 @@ class PlanTable:
         """
         path = table_path(table)
         try:
-            # From memory, because numpy leaves a damaged file open.
+            # From memory, because numpy leaves a damaged file open; any of these can come of damaged bytes.
             with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
                 return _table(dict(arrays))
         except (

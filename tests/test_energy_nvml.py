@@ -15,9 +15,10 @@ from fake_nvml import FakeGpu, FakeNvml
 from fake_time import FakeTime
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from metering import measured, refusal
 
 from wattbit.energy.counter import CounterMeter
-from wattbit.energy.meter import Energy, EnergyMeter
+from wattbit.energy.meter import EnergyMeter
 from wattbit.energy.nvml import NvmlMeter
 from wattbit.energy.nvml_power import PowerSampler
 from wattbit.energy.protocol import compare
@@ -31,24 +32,6 @@ def make(*gpus: FakeGpu, passing: FakeTime | None = None, **more: Any) -> tuple[
     nvml = FakeNvml(gpus or None, clock=passing)
     settings_ = {"environ": {}, "wait": lambda: None, **more}
     return NvmlMeter(nvml=nvml, clocks=passing.clocks(), **settings_), passing
-
-
-def measured(meter: NvmlMeter, work: Callable[[], object]) -> Energy:
-    with meter.window() as window:
-        work()
-    return window.result
-
-
-def refusal(meter: NvmlMeter, work: Callable[[], object]) -> str:
-    """What the meter says both when the window closes and when its result is asked for."""
-    window = meter.window()
-    with pytest.raises(MeterError) as at_exit, window:
-        work()
-    with pytest.raises(MeterError) as at_result:
-        _ = window.result
-    assert str(at_exit.value) == str(at_result.value)
-    assert "\n" not in str(at_exit.value)
-    return str(at_exit.value)
 
 
 # --- what is counted --------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,11 @@ from fake_powercap import RANGE_UJ, FakePowercap, FakeProcStat
 from fake_time import FakeTime
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from metering import measured, refusal
 
 from wattbit.energy.counter import CounterMeter
 from wattbit.energy.cpu_load import CpuTimes, foreign_share, own_cpu_s, read_cpu_times
-from wattbit.energy.meter import Energy, EnergyMeter
+from wattbit.energy.meter import EnergyMeter
 from wattbit.energy.protocol import compare
 from wattbit.energy.rapl import RaplMeter
 from wattbit.errors import MeterError
@@ -71,23 +71,6 @@ def laptop(tmp_path: Path) -> Machine:
 @pytest.fixture
 def server(tmp_path: Path) -> Machine:
     return Machine(tmp_path, SERVER)
-
-
-def measured(meter: RaplMeter, work: Callable[[], object]) -> Energy:
-    with meter.window() as window:
-        work()
-    return window.result
-
-
-def refusal(meter: RaplMeter, work: Callable[[], object]) -> str:
-    window = meter.window()
-    with pytest.raises(MeterError) as at_exit, window:
-        work()
-    with pytest.raises(MeterError) as at_result:
-        _ = window.result
-    assert str(at_exit.value) == str(at_result.value)
-    assert "\n" not in str(at_exit.value)
-    return str(at_exit.value)
 
 
 # --- the right zones --------------------------------------------------------------------------------------

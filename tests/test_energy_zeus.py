@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 from fake_time import FakeTime
+from metering import measured
 
 from wattbit.energy.counter import CounterMeter
-from wattbit.energy.meter import Energy, EnergyMeter
+from wattbit.energy.meter import EnergyMeter
 from wattbit.energy.protocol import compare
 from wattbit.energy.zeus import ZeusMeter
 from wattbit.errors import MeterError
@@ -87,12 +88,6 @@ class FakeMonitor:
 
 def make(monitor: FakeMonitor, **more: Any) -> ZeusMeter:
     return ZeusMeter(monitor=monitor, clocks=monitor.time.clocks(), wait=lambda: None, **more)
-
-
-def measured(meter: ZeusMeter, work: Callable[[], object]) -> Energy:
-    with meter.window() as window:
-        work()
-    return window.result
 
 
 def apple(seconds: float) -> AppleSiliconMeasurement:
