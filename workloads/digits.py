@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from workloads import training
 from workloads.blocks import ResidualBlock
-from workloads.cache import cached_state_dict, source_of
 from workloads.splits import make_splits
+from workloads.trained import trained_classifier
 from workloads.workload import Workload
 
 BATCH_SIZE = 32
@@ -61,25 +61,15 @@ def load(
         "seed": seed,
     }
 
-    def train() -> nn.Module:
-        return training.train_classifier(
-            training.seeded(DigitsNet, seed),
-            splits["train"],
-            augment=training.shift_images(SHIFT_PIXELS),
-            **hyperparameters,
-        )
-
-    key_parts = {
-        "workload": "digits",
-        "hyperparameters": {**hyperparameters, "shift_pixels": SHIFT_PIXELS},
-        "data": splits["train"].fingerprint(),
-        "source": source_of(DigitsNet, Stage, ResidualBlock, SeparableBlock, training),
-    }
-    model = training.seeded(DigitsNet, seed)
-    model.load_state_dict(cached_state_dict(cache_dir, key_parts, train))
+    model = trained_classifier(
+        "digits", DigitsNet, splits["train"], cache_dir, hyperparameters,
+        Stage, ResidualBlock, SeparableBlock,
+        augment=training.shift_images(SHIFT_PIXELS),
+        hyperparameters={**hyperparameters, "shift_pixels": SHIFT_PIXELS},
+    )  # fmt: skip
     return Workload(
         name="digits",
-        model=model.eval(),
+        model=model,
         splits=splits,
         classes=tuple(str(digit) for digit in range(10)),
         batch_size=batch_size,

@@ -28,8 +28,9 @@ from wattbit.batches import map_tensors
 from wattbit.errors import DataError
 from workloads import training
 from workloads.blocks import ResidualBlock
-from workloads.cache import cached_state_dict, source_of, write_atomically
+from workloads.cache import write_atomically
 from workloads.splits import make_splits
+from workloads.trained import trained_classifier
 from workloads.workload import Split, Workload
 
 _log = logging.getLogger(__name__)
@@ -98,24 +99,13 @@ def load(
         "seed": seed,
     }
 
-    def train() -> nn.Module:
-        _log.info("training the fashion_mnist model, %d epochs", epochs)
-        model = training.seeded(FashionNet, seed)
-        return training.train_classifier(
-            model, splits["train"], progress=training.log_progress, **hyperparameters
-        )
-
-    key_parts = {
-        "workload": "fashion_mnist",
-        "hyperparameters": hyperparameters,
-        "data": splits["train"].fingerprint(),
-        "source": source_of(FashionNet, ResidualBlock, training),
-    }
-    model = training.seeded(FashionNet, seed)
-    model.load_state_dict(cached_state_dict(folder, key_parts, train))
+    model = trained_classifier(
+        "fashion_mnist", FashionNet, splits["train"], folder, hyperparameters, ResidualBlock,
+        progress=training.log_progress,
+    )  # fmt: skip
     return Workload(
         name="fashion_mnist",
-        model=model.eval(),
+        model=model,
         splits=splits,
         classes=CLASSES,
         batch_size=batch_size,

@@ -7,7 +7,6 @@ warm-up tricks.
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from workloads import training
-from workloads.cache import cached_state_dict, source_of
 from workloads.fashion_mnist import CLASSES, read_splits
+from workloads.trained import trained_classifier
 from workloads.workload import Workload
-
-_log = logging.getLogger(__name__)
 
 BATCH_SIZE = 64
 LEARNING_RATE = 0.1
@@ -71,25 +68,15 @@ def load(
         "seed": seed,
     }
 
-    def train() -> nn.Module:
-        _log.info("training the fashion_transformer model, %d epochs", epochs)
-        model = training.seeded(FashionTransformer, seed)
-        return training.train_classifier(
-            model, splits["train"], progress=training.log_progress, **hyperparameters
-        )
-
-    key_parts = {
-        "workload": "fashion_transformer",
-        "hyperparameters": hyperparameters,
-        "sizes": [PATCH, WIDTH, FFN_WIDTH, HEADS],
-        "data": splits["train"].fingerprint(),
-        "source": source_of(FashionTransformer, Block, Attention, FeedForward, training),
-    }
-    model = training.seeded(FashionTransformer, seed)
-    model.load_state_dict(cached_state_dict(folder, key_parts, train))
+    model = trained_classifier(
+        "fashion_transformer", FashionTransformer, splits["train"], folder, hyperparameters,
+        Block, Attention, FeedForward,
+        progress=training.log_progress,
+        sizes=[PATCH, WIDTH, FFN_WIDTH, HEADS],
+    )  # fmt: skip
     return Workload(
         name="fashion_transformer",
-        model=model.eval(),
+        model=model,
         splits=splits,
         classes=CLASSES,
         batch_size=batch_size,
