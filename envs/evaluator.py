@@ -73,9 +73,9 @@ class PlanEvaluator:
     Args:
         model: The calibrated model.
         profile: Its profile, for energy and latency.
-        inputs: Samples to run plans on: the ``search`` split.
+        inputs: Samples to run plans on: the ``search`` split; a list holds batches that are cut already.
         labels: Their labels, int64, shape (samples,).
-        batch_size: Samples per forward pass.
+        batch_size: Samples per forward pass, where the inputs are to be cut.
         known: Outcomes from an earlier run, which are not evaluated again.
         memory_bytes: See `PrefixSharing`.
 
@@ -88,7 +88,7 @@ class PlanEvaluator:
         self,
         model: SwitchableModel,
         profile: ModelProfile,
-        inputs: Inputs,
+        inputs: Inputs | list[Inputs],
         labels: Tensor,
         *,
         batch_size: int = 256,
@@ -96,7 +96,7 @@ class PlanEvaluator:
         memory_bytes: int = MEMORY_BYTES,
     ) -> None:
         self._profile = profile
-        self._batches = list(batches(inputs, batch_size))
+        self._batches = inputs if isinstance(inputs, list) else list(batches(inputs, batch_size))
         self._labels = labels
         self._outcomes = dict(known or {})
         logits = model.logits(self._batches, model.reference_plan)

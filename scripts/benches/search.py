@@ -18,6 +18,7 @@ import numpy as np
 from envs.layer_precision import LayerPrecisionEnv
 from envs.plan_table import table_names
 from scripts.benches import Benchmark
+from scripts.benches.recorded_network import NETWORKS
 from scripts.benches.search_cells import Cell, CellResult, run_cells
 from scripts.benches.search_figures import draw_scaling, draw_search
 from scripts.benches.search_methods import GATE_BLIND, GATES, METHODS, baselines
@@ -51,8 +52,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", metavar="N", type=int, default=2, help="processes (2)")
     parser.add_argument("--budgets", metavar="N,N", default="60,200", help="evaluations (60,200)")
     parser.add_argument("--seeds", metavar="N,N", default="0,1,2,3,4", help="seeds (0,1,2,3,4)")
-    for name, choices in (("methods", list(METHODS)), ("problems", _problems())):
-        parser.add_argument(f"--{name}", metavar="A,B", default=",".join(choices), help=", ".join(choices))
+    for name, choices, more in (("methods", list(METHODS), []), ("problems", _problems(), list(NETWORKS))):
+        known = ", ".join([*choices, *(f"{extra} (takes hours)" for extra in more)])
+        parser.add_argument(f"--{name}", metavar="A,B", default=",".join(choices), help=known)
 
 
 def run(options: argparse.Namespace) -> Benchmark:
@@ -60,9 +62,10 @@ def run(options: argparse.Namespace) -> Benchmark:
 
     Raises:
         ConfigError: If there is no such method or problem, or a number is none.
+        DataError: If a problem's data are not on this machine.
     """
     methods = _names(options.methods, list(METHODS), "method")
-    problems = _names(options.problems, _problems(), "problem")
+    problems = _names(options.problems, [*_problems(), *NETWORKS], "problem")
     budgets, seeds = _numbers(options.budgets, "budgets"), _numbers(options.seeds, "seeds")
     networks = [problem for problem in problems if problem != SCALING]
     cells = _cells(networks, methods, budgets, seeds)
@@ -72,6 +75,8 @@ def run(options: argparse.Namespace) -> Benchmark:
         for seed in seeds[:1]
         if SCALING in problems and "ppo" in methods
     ]
+    for problem in networks:
+        open_problem(problem, seeds[0])  # what a first opening makes is made once, not by each worker
     found = run_cells(list(dict.fromkeys([*cells, *scaling])), options.cache, options.workers)
     results = Results(tuple(found[cell] for cell in cells))
     scaled = [found[cell] for cell in scaling]

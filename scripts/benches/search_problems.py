@@ -1,4 +1,8 @@
-"""The networks that search methods are compared on: two exhaustive tables, and made-up ones of any depth."""
+"""The networks that search methods are compared on.
+
+There are exhaustive tables, made-up networks of any depth, and real networks that have too many plans to run
+them all: their optimum is not known, and the best plan that anybody has run stands for it.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +10,10 @@ from functools import cache
 
 from envs.evaluator import Evaluator, Outcome
 from envs.gate import SearchGate
+from envs.plan_table import table_names
 from envs.synthetic import SyntheticEvaluator
 from envs.tabular import TabularEvaluator
+from scripts.benches.recorded_network import NETWORKS, RecordedNetwork, open_network
 
 SYNTHETIC = "synthetic_"
 """A problem of this name ends in its number of layers; another seed is another network."""
@@ -15,25 +21,26 @@ SYNTHETIC = "synthetic_"
 
 def is_table(problem: str) -> bool:
     """True if every plan's outcome on held-out data is known, too."""
-    return not problem.startswith(SYNTHETIC)
+    return problem in table_names()
 
 
 def open_problem(problem: str, seed: int) -> Evaluator:
-    """An evaluator of the problem that has evaluated nothing yet, and lets nothing else be seen.
+    """An evaluator of the problem that lets nothing be seen but what is asked for.
 
     Raises:
-        DataError: If there is no such table.
+        DataError: If there is no such table, or a network's data are not on this machine.
     """
-    if is_table(problem):
-        return TabularEvaluator(_table(problem).table).for_search()
-    return SyntheticEvaluator(int(problem.removeprefix(SYNTHETIC)), seed=seed)
+    if problem in NETWORKS:
+        return open_network(problem)
+    if problem.startswith(SYNTHETIC):
+        return SyntheticEvaluator(int(problem.removeprefix(SYNTHETIC)), seed=seed)
+    return TabularEvaluator(_table(problem).table).for_search()
 
 
 @cache
 def optimum_j(problem: str, seed: int, tolerance_pp: float, gate: SearchGate) -> float:
-    """Energy of the cheapest of all plans that pass ``gate``, joules."""
-    known = _table(problem) if is_table(problem) else _synthetic(problem, seed)
-    return known.optimum(tolerance_pp, gate).energy_j
+    """Energy of the cheapest of all plans that pass ``gate``, joules; for a network, of all that were run."""
+    return _all_plans(problem, seed).optimum(tolerance_pp, gate).energy_j
 
 
 @cache
@@ -53,5 +60,9 @@ def _table(problem: str) -> TabularEvaluator:
 
 
 @cache
-def _synthetic(problem: str, seed: int) -> SyntheticEvaluator:
-    return SyntheticEvaluator(int(problem.removeprefix(SYNTHETIC)), seed=seed)
+def _all_plans(problem: str, seed: int) -> TabularEvaluator | SyntheticEvaluator | RecordedNetwork:
+    if problem in NETWORKS:
+        return open_network(problem)
+    if problem.startswith(SYNTHETIC):
+        return SyntheticEvaluator(int(problem.removeprefix(SYNTHETIC)), seed=seed)
+    return _table(problem)
