@@ -44,7 +44,7 @@ class ParallelEvaluator(PlanEvaluator):
         self,
         model: SwitchableModel,
         profile: ModelProfile,
-        inputs: Inputs,
+        inputs: Inputs | list[Inputs],
         labels: Tensor,
         *,
         factory: EvaluatorFactory,

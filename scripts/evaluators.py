@@ -8,16 +8,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 
 from envs.evaluator import Outcome, PlanEvaluator
 from envs.parallel import ParallelEvaluator
 from scripts.build import build_model, build_workload, plain, use_threads
+from wattbit.batches import Inputs, batches
 from wattbit.calibration import calibration_from_json, calibration_to_json
 from wattbit.errors import ConfigError
 from wattbit.fingerprint import model_fingerprint
 from wattbit.layers import SwitchableModel
 from wattbit.plan import PrecisionPlan
 from wattbit.profile import ModelProfile
+from workloads.padding import batches_by_length
 from workloads.workload import Workload
 
 
@@ -60,8 +63,7 @@ class EvaluatorFactory:
             )
         model = build_model(workload, list(self.precisions))
         model.load_calibration(calibration_from_json(self.calibration_json))
-        profile = ModelProfile.from_json(self.profile_json)
-        return PlanEvaluator(model, profile, split.inputs, split.labels, batch_size=workload.batch_size)
+        return PlanEvaluator(model, ModelProfile.from_json(self.profile_json), *_search_batches(workload))
 
 
 def require_workers(workers: Any) -> int:
@@ -91,22 +93,29 @@ def build_evaluator(
         profile: Its profile.
         known: Outcomes from an earlier run.
     """
-    split, size = workload.splits["search"], workload.batch_size
+    parts, labels = _search_batches(workload)
     if config.workers == 1:
-        return PlanEvaluator(model, profile, split.inputs, split.labels, batch_size=size, known=known)
+        return PlanEvaluator(model, profile, parts, labels, known=known)
     factory = EvaluatorFactory(
         workload=plain(config.workload),
         precisions=tuple(precision.name for precision in model.precisions),
         profile_json=profile.to_json(),
         calibration_json=calibration_to_json(model.calibration),
         model_fingerprint=model_fingerprint(workload.model),
-        search_fingerprint=split.fingerprint(),
+        search_fingerprint=workload.splits["search"].fingerprint(),
         threads=config.threads,
     )
     return ParallelEvaluator(
-        model, profile, split.inputs, split.labels,
-        factory=factory, workers=config.workers, batch_size=size, known=known,
-    )  # fmt: skip
+        model, profile, parts, labels, factory=factory, workers=config.workers, known=known
+    )
+
+
+def _search_batches(workload: Workload) -> tuple[list[Inputs], Tensor]:
+    """The batches that plans are run on, and the labels in their order, (samples,)."""
+    split, size = workload.splits["search"], workload.batch_size
+    if workload.cuts_padding:
+        return batches_by_length(split, size)
+    return list(batches(split.inputs, size)), split.labels
 
 
 @contextmanager

@@ -73,6 +73,27 @@ def test_one_process_is_the_plain_evaluator() -> None:
             pass
 
 
+@pytest.mark.parametrize("cuts_padding", [False, True])
+def test_sentences_run_without_padding_where_the_workload_says_so(
+    cuts_padding: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mask = (torch.arange(9) < torch.tensor([2, 9, 3, 1] * 5)[:, None]).long()
+    labels = torch.arange(20) % tiny.CLASSES
+    splits = dict.fromkeys(SPLITS, Split({"input_ids": mask, "attention_mask": mask}, labels))
+    classes, made = tuple("abcde"), []
+    workload = Workload(
+        "text", tiny.conv_model(), splits, classes, batch_size=10, description="", cuts_padding=cuts_padding
+    )
+    monkeypatch.setattr("scripts.evaluators.PlanEvaluator", lambda *args, **more: made.append(args[2:]))
+    with SwitchableModel(workload.model, tiny.images(2), ["fp32"]) as model:
+        build_evaluator(OmegaConf.create({"workers": 1}), model, workload, tiny.profile(), {})
+    [(parts, found)] = made
+    assert [part["input_ids"].shape for part in parts] == (
+        [(10, 2), (10, 9)] if cuts_padding else [(10, 9)] * 2
+    )
+    assert sorted(found.tolist()) == sorted(labels.tolist())
+
+
 @pytest.mark.parametrize("workers", [0, -1, 1.5, "two", True, None])
 def test_a_number_of_workers_that_makes_no_sense_is_refused(workers: object) -> None:
     with pytest.raises(ConfigError, match=r"workers is .*, must be a whole number, at least 1"):

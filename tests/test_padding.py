@@ -1,4 +1,4 @@
-"""Sentences in batches of like length: every one is there, with its own label, less padding that is nobody's."""
+"""Sentences in batches of like length: each comes once, with its own label, and without needless padding."""
 
 from __future__ import annotations
 
@@ -45,6 +45,25 @@ def test_what_has_no_mask_is_cut_in_its_order() -> None:
     split = Split(torch.arange(5.0)[:, None], torch.arange(5))
     parts, labels = batches_by_length(split, 2)
     assert [part.flatten().tolist() for part in parts if isinstance(part, Tensor)] == [[0, 1], [2, 3], [4]]
+    assert labels is split.labels
+
+
+def test_padding_before_the_sentences_is_kept() -> None:
+    split = sentences([2, 3])
+    assert isinstance(split.inputs, dict)
+    turned = {name: tensor.flip(1) for name, tensor in split.inputs.items()}
+    [part], _ = batches_by_length(Split(turned, split.labels), 2)
+    assert isinstance(part, dict)
+    assert part["input_ids"].shape == (2, WIDTH)
+
+
+def test_inputs_of_another_shape_than_the_mask_are_left_alone() -> None:
+    split = sentences([2, 3])
+    assert isinstance(split.inputs, dict)
+    between = {**split.inputs, "bias": torch.zeros(2, WIDTH, WIDTH)}
+    [part], labels = batches_by_length(Split(between, split.labels), 2)
+    assert isinstance(part, dict)
+    assert part["input_ids"].shape == (2, WIDTH)
     assert labels is split.labels
 
 

@@ -1,4 +1,4 @@
-"""A real network as a search problem: run once whoever asks, recalled everywhere, judged by the best one known."""
+"""A real network as a search problem: run once whoever asks, and judged by the best plan known."""
 
 from __future__ import annotations
 

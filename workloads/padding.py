@@ -6,6 +6,7 @@ sentences are of mixed length. Without it a batch costs what its longest sentenc
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from wattbit.batches import Inputs, batches, select
@@ -19,7 +20,8 @@ def batches_by_length(split: Split, batch_size: int) -> tuple[list[Inputs], Tens
     """The samples of ``split``, the shortest first, in batches that end with their longest sentence.
 
     Args:
-        split: Samples; where the inputs are no dict with an ``attention_mask``, they are cut in their order.
+        split: Samples. Their order is kept, and nothing is cut, unless the inputs are a dict with an
+            ``attention_mask`` and all of them have its shape.
         batch_size: Samples a batch.
 
     Returns:
@@ -29,17 +31,23 @@ def batches_by_length(split: Split, batch_size: int) -> tuple[list[Inputs], Tens
         ConfigError: If ``batch_size`` is below 1.
     """
     inputs = split.inputs
-    if not isinstance(inputs, dict) or _MASK not in inputs:
+    if not isinstance(inputs, dict) or {tensor.shape for tensor in inputs.values()} != _shape_of_mask(inputs):
         return list(batches(inputs, batch_size)), split.labels
-    order = inputs[_MASK].sum(1).argsort(stable=True)
+    order = _ends(inputs).argsort(stable=True)
     parts = batches(select(inputs, order), batch_size)
     return [_without_padding(part) for part in parts if isinstance(part, dict)], split.labels[order]
 
 
+def _shape_of_mask(inputs: dict[str, Tensor]) -> set[torch.Size]:
+    return {inputs[_MASK].shape} if _MASK in inputs and inputs[_MASK].ndim == 2 else set()
+
+
+def _ends(inputs: dict[str, Tensor]) -> Tensor:
+    """Where the padding behind each sentence begins, (samples,); padding before it is not counted."""
+    mask = inputs[_MASK]
+    return ((mask != 0) * torch.arange(1, mask.shape[1] + 1)).amax(1).clamp_min(1)
+
+
 def _without_padding(batch: dict[str, Tensor]) -> Inputs:
-    mask = batch[_MASK]
-    longest, width = max(1, int(mask.sum(1).max())), mask.shape[1]
-    return {
-        name: tensor[:, :longest].contiguous() if tensor.ndim > 1 and tensor.shape[1] == width else tensor
-        for name, tensor in batch.items()
-    }
+    end = int(_ends(batch).max())
+    return {name: tensor[:, :end].contiguous() for name, tensor in batch.items()}

@@ -100,6 +100,7 @@ def load(
         batch_size=batch_size,
         description="MiniLM-L6 encoder (37 linear layers, 23 M parameters) on sentences of film reviews",
         sensitivity=sensitivity,
+        cuts_padding=True,
     )
 
 
