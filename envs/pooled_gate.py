@@ -53,13 +53,13 @@ class PooledGate(SearchGate):
         ConfigError: If a level is not above 0 and at most 0.5.
     """
 
-    fresh_alpha: float = 0.1
+    fresh_alpha: float = 0.2
 
     def __post_init__(self) -> None:
         SearchGate.__post_init__(self)
         if not 0.0 < self.fresh_alpha <= 0.5:
             raise ConfigError(
-                f"gate fresh_alpha is {self.fresh_alpha}, must be above 0 and at most 0.5; 0.1 is the default"
+                f"gate fresh_alpha is {self.fresh_alpha}, must be above 0 and at most 0.5; 0.2 is the default"
             )
 
     def bounds_pp(self, outcomes: Sequence[Outcome]) -> list[float]:

@@ -92,7 +92,7 @@ def test_the_order_of_the_plans_does_not_matter() -> None:
 def test_few_plans_are_judged_each_by_its_own_samples() -> None:
     outcomes = drawn(4)[0][:5]
     expected = [SearchGate(0.1).bound_pp(o.counts) for o in outcomes]
-    assert PooledGate().bounds_pp(outcomes) == expected
+    assert PooledGate(fresh_alpha=0.1).bounds_pp(outcomes) == expected
     assert PooledGate().bounds_pp([]) == []
 
 
