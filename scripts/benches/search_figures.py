@@ -26,6 +26,8 @@ _STYLE: dict[str, Any] = {
     "legend.frameon": False,
 }
 _DPI = 160
+# More methods than marks share the last one.
+_LINES = ("-", "--", ":", "-.")
 # Below this percentage two searches are as good as each other, and a logarithm has no 0.
 _LEAST = 0.01
 
@@ -45,7 +47,7 @@ def draw_search(results: Results, problems: Sequence[str], budget: int, path: Pa
                 curves = [anytime_regrets(r) for r in results.of(problem, method, budget)]
                 mean = np.maximum(100.0 * np.mean(curves, axis=0), _LEAST)
                 color, marker = MARKS[min(place, len(MARKS) - 1)]
-                style: dict[str, Any] = {"linestyle": "--"} if place >= len(MARKS) else {}
+                style: dict[str, Any] = {"linestyle": _LINES[max(0, place - len(MARKS) + 1) % len(_LINES)]}
                 axes.plot(
                     mean, color=color, marker=marker, markersize=5, label=method,
                     markevery=(place * budget // 90, max(1, budget // 10)),
@@ -56,9 +58,9 @@ def draw_search(results: Results, problems: Sequence[str], budget: int, path: Pa
             axes.set_title(problem)
             axes.set_xlabel("distinct plans evaluated")
             axes.grid(alpha=0.25)
-        figure.axes[0].set_ylabel("energy above the optimum [%],\nmean over tolerances and seeds")
+        figure.axes[0].set_ylabel("energy above the best plan [%],\nmean over tolerances and seeds")
         handles, labels = figure.axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=5)
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(5, 1 + 2 * len(problems)))
         _write(figure, path)
 
 
