@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise, product
 from pathlib import Path
 
@@ -12,13 +13,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 from synthetic import make_outcome, make_profile
 
 from envs import plan_table
 from envs.gate import SearchGate
 from envs.plan_table import PlanTable
 from scripts import bench
-from scripts.benches import Benchmark, search, search_cells
+from scripts.benches import Benchmark, search, search_cells, search_figures
 from scripts.benches.search_cells import Cell, CellResult, run_cell, run_cells
 from scripts.benches.search_methods import METHODS, RAW, TOLERANCES_PP
 from scripts.benches.search_problems import open_problem
@@ -29,6 +31,7 @@ from scripts.benches.search_scores import (
     optimisation_regrets,
     policy_regrets,
 )
+from scripts.benches.search_tables import Results
 from wattbit.plan import PrecisionPlan
 
 PROFILE = make_profile(3, ("fp32", "int8", "int4"), conversions=False)
@@ -201,6 +204,26 @@ def test_the_bench_states_both_regrets_the_leak_rate_and_every_gate_level(
         assert any(word in title for title in titles), word
     assert (tmp_path / "figures" / "search.png").read_bytes().startswith(b"\x89PNG")
     assert "optimisation regret" in capsys.readouterr().out
+
+
+def test_a_figure_of_one_problem_and_all_methods_has_room_for_its_legend_and_a_number_at_each_power(
+    table: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(search_figures, "_write", lambda figure, path: drawn.append(figure))
+    found = result_of(table, every_plan()[::-1][:10])
+    cells = [replace(found, cell=replace(found.cell, method=method)) for method in METHODS]
+    search_figures.draw_search(Results(tuple(cells)), [table], 10, tmp_path / "unused.png")
+    [figure] = drawn
+    figure.draw_without_rendering()
+    [legend], [axes] = figure.legends, figure.axes
+    box = legend.get_window_extent()
+    assert figure.bbox.x0 <= box.x0 <= box.x1 <= figure.bbox.x1
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    assert len(set(labels)) == len(labels) > 1
+    # Methods that share a colour and a mark are told apart by their lines.
+    looks = {(line.get_color(), line.get_marker(), line.get_linestyle()) for line in axes.get_lines()}
+    assert len(looks) == len(METHODS)
 
 
 def test_the_time_by_layers_is_fitted_by_a_power() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import matplotlib.style
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, ScalarFormatter
+from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
 from scripts.benches.search_cells import CellResult
 from scripts.benches.search_scores import anytime_regrets
@@ -39,7 +39,7 @@ def draw_search(results: Results, problems: Sequence[str], budget: int, path: Pa
         OutputError: If the file cannot be written.
     """
     with matplotlib.style.context(_STYLE):
-        figure = Figure(figsize=(4.6 * len(problems), 5.2), layout="constrained")
+        figure = Figure(figsize=(max(5.2, 4.6 * len(problems)), 5.2), layout="constrained")
         for index, problem in enumerate(problems, 1):
             axes = figure.add_subplot(1, len(problems), index)
             methods = [s[1] for s in results.settings() if s[0] == problem and s[2] == budget]
@@ -54,7 +54,7 @@ def draw_search(results: Results, problems: Sequence[str], budget: int, path: Pa
                     linewidth=2.2 if method == "ppo" else 1.2, **style,
                 )  # fmt: skip
             axes.set_yscale("log")
-            axes.yaxis.set_major_formatter(ScalarFormatter())
+            axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
             axes.set_title(problem)
             axes.set_xlabel("distinct plans evaluated")
             axes.grid(alpha=0.25)
@@ -79,7 +79,7 @@ def draw_scaling(results: Sequence[CellResult], path: Path) -> None:
         axes.loglog(layers, seconds[0] * layers / layers[0], color=GREY, linestyle="--", label="linear")
         axes.set_xticks(layers, [str(count) for count in layers])
         axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.yaxis.set_major_formatter(ScalarFormatter())
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axes.set_title(f"A search of {results[0].cell.budget} evaluations")
         axes.set_xlabel("layers")
         axes.set_ylabel("processor time [s]")
