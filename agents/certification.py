@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from agents.archive import Archive
 from envs.evaluator import Outcome, correct
-from wattbit.batches import batches
+from wattbit.batches import Inputs
 from wattbit.certificate import Candidate, Judgement, certify_sequence, judge
 from wattbit.guardrail import Guardrail
 from wattbit.layers import SwitchableModel
 from wattbit.paired import PairedCounts, lower_bound_pp, score_z, upper_bound_pp
 from wattbit.plan import PrecisionPlan
 from wattbit.profile import ModelProfile
-from workloads.workload import Split
 
 # Shares of the strongest evidence the search split can give; 1 is a plan that lost no sample at all.
 _EVIDENCE = (1.0, 0.7)
@@ -25,12 +26,18 @@ _NEARNESS = (0.01, 0.03, 0.1, 0.3)
 
 
 class HeldOut:
-    """One split on which plans are judged, and nothing is chosen; each plan runs on it once."""
+    """One split on which plans are judged, and nothing is chosen; each plan runs on it once.
 
-    def __init__(self, model: SwitchableModel, split: Split, batch_size: int) -> None:
+    Args:
+        model: The calibrated model.
+        batches: The split's samples, in batches.
+        labels: Their labels, int64, shape (samples,).
+    """
+
+    def __init__(self, model: SwitchableModel, batches: Sequence[Inputs], labels: Tensor) -> None:
         self._model = model
-        self._labels = split.labels
-        self._batches = list(batches(split.inputs, batch_size))
+        self._labels = labels
+        self._batches = batches
         self._correct: dict[PrecisionPlan, NDArray[np.bool_]] = {}
 
     @property

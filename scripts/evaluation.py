@@ -32,6 +32,7 @@ from wattbit.plan import PrecisionPlan
 from wattbit.precision import PRECISIONS
 from wattbit.profile import ModelProfile
 from wattbit.profiler import measure_profile
+from workloads.padding import split_batches
 from workloads.workload import Workload
 
 BUNDLED, GIVEN = "bundle", "plan"
@@ -63,12 +64,11 @@ def evaluate(config: DictConfig) -> None:
     with stages.stage("model", "load model and data"):
         subject = _subject(config)
     with subject.model as model:
-        search = subject.workload.splits["search"]
-        size = subject.workload.batch_size
-        evaluator = PlanEvaluator(model, subject.profile, search.inputs, search.labels, batch_size=size)
+        held = {name: split_batches(subject.workload, name) for name in ("search", "certify", "test")}
+        evaluator = PlanEvaluator(model, subject.profile, *held["search"])
         guardrail = _guardrail(config, subject.bundle, evaluator.reference_accuracy)
         found = _plans(config, subject, guardrail)
-        certify, test = (HeldOut(model, subject.workload.splits[name], size) for name in ("certify", "test"))
+        certify, test = (HeldOut(model, *held[name]) for name in ("certify", "test"))
         records = []
         with stages.stage("evaluate", "evaluate plans") as update:
             for done, item in enumerate(found, 1):

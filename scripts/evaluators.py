@@ -8,19 +8,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor
 
 from envs.evaluator import Outcome, PlanEvaluator
 from envs.parallel import ParallelEvaluator
 from scripts.build import build_model, build_workload, plain, use_threads
-from wattbit.batches import Inputs, batches
 from wattbit.calibration import calibration_from_json, calibration_to_json
 from wattbit.errors import ConfigError
 from wattbit.fingerprint import model_fingerprint
 from wattbit.layers import SwitchableModel
 from wattbit.plan import PrecisionPlan
 from wattbit.profile import ModelProfile
-from workloads.padding import batches_by_length
+from workloads.padding import split_batches
 from workloads.workload import Workload
 
 
@@ -63,7 +61,9 @@ class EvaluatorFactory:
             )
         model = build_model(workload, list(self.precisions))
         model.load_calibration(calibration_from_json(self.calibration_json))
-        return PlanEvaluator(model, ModelProfile.from_json(self.profile_json), *_search_batches(workload))
+        return PlanEvaluator(
+            model, ModelProfile.from_json(self.profile_json), *split_batches(workload, "search")
+        )
 
 
 def require_workers(workers: Any) -> int:
@@ -93,7 +93,7 @@ def build_evaluator(
         profile: Its profile.
         known: Outcomes from an earlier run.
     """
-    parts, labels = _search_batches(workload)
+    parts, labels = split_batches(workload, "search")
     if config.workers == 1:
         return PlanEvaluator(model, profile, parts, labels, known=known)
     factory = EvaluatorFactory(
@@ -108,14 +108,6 @@ def build_evaluator(
     return ParallelEvaluator(
         model, profile, parts, labels, factory=factory, workers=config.workers, known=known
     )
-
-
-def _search_batches(workload: Workload) -> tuple[list[Inputs], Tensor]:
-    """The batches that plans are run on, and the labels in their order, (samples,)."""
-    split, size = workload.splits["search"], workload.batch_size
-    if workload.cuts_padding:
-        return batches_by_length(split, size)
-    return list(batches(split.inputs, size)), split.labels
 
 
 @contextmanager

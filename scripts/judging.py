@@ -38,6 +38,7 @@ from wattbit.layers import SwitchableModel
 from wattbit.plan import PrecisionPlan
 from wattbit.policy import MLPPolicy
 from wattbit.profile import ModelProfile
+from workloads.padding import split_batches
 from workloads.workload import Split, Workload
 
 
@@ -76,7 +77,7 @@ def judge_search(
     archive, profile, tolerances = comparison.archive, evaluator.profile, comparison.tolerances_pp
     policy = None if agent.model is None else export_policy(agent.model, profile.precisions, agent.pp_per_nat)
     guardrails = {tolerance: replace(guardrail, tolerance_pp=tolerance) for tolerance in tolerances}
-    certify, test = (HeldOut(model, workload.splits[n], workload.batch_size) for n in ("certify", "test"))
+    certify, test = (HeldOut(model, *split_batches(workload, name)) for name in ("certify", "test"))
     deployments = [certify_tolerance(archive, certify, profile, guardrails[t]) for t in tolerances]
     found = found_plans(comparison.runs, _proposals(policy, profile, tolerances), profile, tolerances)
     records = []

@@ -19,7 +19,7 @@ from agents.comparison import Comparison
 from agents.limits import StopRule
 from envs.evaluator import Evaluator, Outcome
 from envs.gate import SearchGate
-from wattbit.batches import Inputs, num_samples
+from wattbit.batches import Inputs, batches, num_samples
 from wattbit.layers import SwitchableModel
 from wattbit.paired import PairedCounts
 from wattbit.plan import PrecisionPlan
@@ -232,7 +232,8 @@ class StubModel:
 
     def held_out(self, samples: int) -> HeldOut:
         """The stub on a split of ``samples``."""
-        return HeldOut(self.as_model(), make_split(samples), 64)
+        split = make_split(samples)
+        return HeldOut(self.as_model(), list(batches(split.inputs, 64)), split.labels)
 
 
 def make_split(samples: int) -> Split:

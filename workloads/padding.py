@@ -10,10 +10,23 @@ import torch
 from torch import Tensor
 
 from wattbit.batches import Inputs, batches, select
-from workloads.workload import Split
+from workloads.workload import Split, Workload
 
 _MASK = "attention_mask"
 """The input that is 1 at tokens and 0 at the padding behind them, (samples, tokens), by its usual name."""
+
+
+def split_batches(workload: Workload, name: str) -> tuple[list[Inputs], Tensor]:
+    """The samples of a split in the batches that plans are run on, and the labels in the same order.
+
+    Args:
+        workload: The workload; says whether padding may be cut, and how large a batch is.
+        name: The split.
+    """
+    split, size = workload.splits[name], workload.batch_size
+    if workload.cuts_padding:
+        return batches_by_length(split, size)
+    return list(batches(split.inputs, size)), split.labels
 
 
 def batches_by_length(split: Split, batch_size: int) -> tuple[list[Inputs], Tensor]:
