@@ -14,7 +14,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from threadpoolctl import threadpool_limits
 
-from wattbit.batches import select
+from wattbit.batches import batches, select
 from wattbit.energy.auto import choose_meter, counters
 from wattbit.energy.device_model import DeviceModel
 from wattbit.energy.measurement_cache import MeasurementCache
@@ -22,7 +22,8 @@ from wattbit.energy.meter import EnergyMeter
 from wattbit.errors import ConfigError, WattbitError
 from wattbit.layer_costs import MeteredCost, ModelledCost
 from wattbit.layers import SwitchableModel
-from wattbit.profiler import CostModel
+from wattbit.profile import ModelProfile
+from wattbit.profiler import CostModel, Progress, measure_profile
 from workloads.workload import Split, Workload
 
 METERING_SAMPLES = 64
@@ -80,6 +81,41 @@ def build_model(workload: Workload, precisions: list[str]) -> SwitchableModel:
 
 CostFactory = Callable[[SwitchableModel, Split], CostModel]
 """Builds the cost model once the model is attached and calibrated."""
+
+
+def profile_model(
+    model: SwitchableModel,
+    workload: Workload,
+    make_costs: CostFactory,
+    *,
+    workers: int = 1,
+    progress: Progress | None = None,
+) -> tuple[ModelProfile, CostModel]:
+    """Calibrate the attached model and measure its profile, both on ``calibrate``.
+
+    Args:
+        model: The workload's model; it is calibrated in place.
+        workload: The workload.
+        make_costs: Builds the cost model, which is returned beside the profile.
+        workers: See `measure_profile`.
+        progress: See `measure_profile`.
+
+    Raises:
+        ModelError: If the model cannot be calibrated; further as `measure_profile`.
+    """
+    split, size = workload.splits["calibrate"], workload.batch_size
+    model.calibrate(batches(split.inputs, size))
+    costs = make_costs(model, split)
+    profile = measure_profile(
+        model,
+        split.inputs,
+        costs,
+        batch_size=size,
+        sensitivity=workload.sensitivity,
+        workers=workers,
+        progress=progress,
+    )
+    return profile, costs
 
 
 def build_costs(node: DictConfig, model_device: str = "cpu") -> tuple[CostFactory, str]:

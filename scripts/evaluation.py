@@ -17,11 +17,10 @@ from agents.baselines import uniform_plans
 from agents.certification import HeldOut
 from agents.results import RESULTS_SCHEMA, FoundPlan, plan_record
 from envs.evaluator import PlanEvaluator
-from scripts.build import build, build_costs, build_model, build_workload, use_threads
+from scripts.build import build, build_costs, build_model, build_workload, profile_model, use_threads
 from scripts.entry import group_options
 from scripts.progress import Stages, make_console
 from scripts.tables import final_table
-from wattbit.batches import batches
 from wattbit.bundle import ControllerBundle, load_bundle
 from wattbit.calibration import calibration_from_json
 from wattbit.errors import BundleError, ConfigError, OutputError
@@ -31,7 +30,6 @@ from wattbit.layers import SwitchableModel
 from wattbit.plan import PrecisionPlan
 from wattbit.precision import PRECISIONS
 from wattbit.profile import ModelProfile
-from wattbit.profiler import measure_profile
 from workloads.padding import split_batches
 from workloads.workload import Workload
 
@@ -109,15 +107,7 @@ def _subject(config: DictConfig) -> Subject:
 def _profiled(config: DictConfig, workload: Workload) -> Subject:
     make_costs, note = build_costs(_group(config, "energy", "auto"))
     model = build_model(workload, list(PRECISIONS))
-    split = workload.splits["calibrate"]
-    model.calibrate(batches(split.inputs, workload.batch_size))
-    profile = measure_profile(
-        model,
-        split.inputs,
-        make_costs(model, split),
-        batch_size=workload.batch_size,
-        sensitivity=workload.sensitivity,
-    )
+    profile, _ = profile_model(model, workload, make_costs)
     return Subject(workload, model, profile, None, note)
 
 

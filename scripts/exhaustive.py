@@ -120,7 +120,7 @@ def _first(workload: Workload, name: str, count: int) -> Split:
             f"{count} samples asked for, split {name!r} has {len(split)}; ask for at least 1 and at most "
             f"{min(len(split), _MOST_SAMPLES)}, or give workload.{name} more"
         )
-    return Split(select(split.inputs, slice(0, count)), split.labels[:count])
+    return split.first(count)
 
 
 def _layer_profile(

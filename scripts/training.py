@@ -22,7 +22,16 @@ from agents.ppo import PPO
 from agents.search_method import SearchMethod
 from envs.evaluator import Outcome, PlanEvaluator
 from envs.gate import SearchGate
-from scripts.build import CostFactory, build, build_costs, build_model, build_workload, plain, use_threads
+from scripts.build import (
+    CostFactory,
+    build,
+    build_costs,
+    build_model,
+    build_workload,
+    plain,
+    profile_model,
+    use_threads,
+)
 from scripts.confirming import certificate_record, confirmed
 from scripts.evaluators import build_evaluator, require_workers, workers_ended
 from scripts.judging import Judged, judge_search
@@ -32,7 +41,7 @@ from scripts.run_folder import RunFolder
 from scripts.signals import stop_on_signals
 from scripts.tables import deployed_summary, final_table
 from wattbit.audit import AuditLog
-from wattbit.batches import batches, call_model, logits_of, predict, select
+from wattbit.batches import call_model, logits_of, predict, select
 from wattbit.bundle import load_bundle, save_bundle
 from wattbit.calibration import calibration_from_json, calibration_to_json
 from wattbit.certificate import feasible_before_search
@@ -43,7 +52,7 @@ from wattbit.guardrail import Guardrail
 from wattbit.layers import REFERENCE, SwitchableModel
 from wattbit.precision import parse_precisions
 from wattbit.profile import ModelProfile
-from wattbit.profiler import CostModel, measure_profile
+from wattbit.profiler import CostModel
 from wattbit.runtime import PrecisionRuntime
 from workloads.workload import Workload
 
@@ -124,7 +133,6 @@ class TrainingRun:
     def _profile(
         self, model: SwitchableModel, workload: Workload, make_costs: CostFactory
     ) -> tuple[ModelProfile, CostModel]:
-        split = workload.splits["calibrate"]
         if workload.sensitivity == "adjoint":
             self._notes.append("sensitivities are estimated from derivatives; large ones are measured")
         fingerprint = model_fingerprint(workload.model)
@@ -132,16 +140,12 @@ class TrainingRun:
         if known is not None:
             self._say("Going on with an interrupted run: its profile and every plan it evaluated are kept.")
             model.load_calibration(calibration_from_json(known[1]))
-            return known[0], make_costs(model, split)
+            return known[0], make_costs(model, workload.splits["calibrate"])
         with self._stages.stage("profile", "profile layers") as update:
-            model.calibrate(batches(split.inputs, workload.batch_size))
-            costs = make_costs(model, split)
-            profile = measure_profile(
+            profile, costs = profile_model(
                 model,
-                split.inputs,
-                costs,
-                batch_size=workload.batch_size,
-                sensitivity=workload.sensitivity,
+                workload,
+                make_costs,
                 workers=self._config.workers,
                 progress=lambda done, total: update(done, total, ""),
             )

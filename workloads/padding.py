@@ -6,11 +6,13 @@ sentences are of mixed length. Without it a batch costs what its longest sentenc
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor
 
-from wattbit.batches import Inputs, batches, select
-from workloads.workload import Split, Workload
+from wattbit.batches import Inputs, batches, map_tensors, select
+from workloads.workload import Split, Workload, named_tensors
 
 _MASK = "attention_mask"
 """The input that is 1 at tokens and 0 at the padding behind them, (samples, tokens), by its usual name."""
@@ -44,23 +46,19 @@ def batches_by_length(split: Split, batch_size: int) -> tuple[list[Inputs], Tens
         ConfigError: If ``batch_size`` is below 1.
     """
     inputs = split.inputs
-    if not isinstance(inputs, dict) or {tensor.shape for tensor in inputs.values()} != _shape_of_mask(inputs):
+    mask = inputs.get(_MASK) if isinstance(inputs, dict) else None
+    if mask is None or mask.ndim != 2 or any(x.shape != mask.shape for _, x in named_tensors(inputs)):
         return list(batches(inputs, batch_size)), split.labels
-    order = _ends(inputs).argsort(stable=True)
+    order = _ends(mask).argsort(stable=True)
     parts = batches(select(inputs, order), batch_size)
-    return [_without_padding(part) for part in parts if isinstance(part, dict)], split.labels[order]
+    return [_without_padding(part) for part in parts], split.labels[order]
 
 
-def _shape_of_mask(inputs: dict[str, Tensor]) -> set[torch.Size]:
-    return {inputs[_MASK].shape} if _MASK in inputs and inputs[_MASK].ndim == 2 else set()
-
-
-def _ends(inputs: dict[str, Tensor]) -> Tensor:
+def _ends(mask: Tensor) -> Tensor:
     """Where the padding behind each sentence begins, (samples,); padding before it is not counted."""
-    mask = inputs[_MASK]
     return ((mask != 0) * torch.arange(1, mask.shape[1] + 1)).amax(1).clamp_min(1)
 
 
-def _without_padding(batch: dict[str, Tensor]) -> Inputs:
-    end = int(_ends(batch).max())
-    return {name: tensor[:, :end].contiguous() for name, tensor in batch.items()}
+def _without_padding(batch: Inputs) -> Inputs:
+    end = int(_ends(cast(dict[str, Tensor], batch)[_MASK]).max())
+    return map_tensors(batch, lambda tensor: tensor[:, :end].contiguous())

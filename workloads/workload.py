@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from wattbit.batches import Inputs, num_samples
+from wattbit.batches import Inputs, num_samples, select
 from wattbit.errors import ConfigError, DataError, ModelError
 from wattbit.sensitivity import SensitivityMethod, require_method
 
@@ -60,6 +60,10 @@ class Split:
 
     def __len__(self) -> int:
         return num_samples(self.inputs)
+
+    def first(self, count: int) -> Split:
+        """The first ``count`` samples, or all if there are fewer."""
+        return Split(select(self.inputs, slice(0, count)), self.labels[:count])
 
     def fingerprint(self) -> str:
         """The SHA-256, as hex digits, of every tensor's name, type, shape and bytes."""

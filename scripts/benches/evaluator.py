@@ -30,15 +30,15 @@ from envs.evaluator import PlanEvaluator
 from envs.layer_precision import LayerPrecisionEnv
 from scripts.benches import Benchmark, Cell
 from scripts.benches.kernel_models import load_workload
-from scripts.build import build, build_costs, build_model, use_threads
+from scripts.build import build, build_costs, build_model, profile_model, use_threads
 from scripts.entry import check_overrides
-from wattbit.batches import Inputs, batches
+from wattbit.batches import Inputs
 from wattbit.energy.time_power import cpu_name
 from wattbit.features import Context, PlanWalk
 from wattbit.layers import SwitchableModel
 from wattbit.plan import PrecisionPlan
 from wattbit.prefix_sharing import PrefixSharing
-from wattbit.profiler import measure_profile
+from workloads.padding import split_batches
 from workloads.workload import Workload
 
 PLANS = 256
@@ -178,15 +178,13 @@ def _difference(a: Tensor, b: Tensor) -> float:
 
 def _measure(workload: Workload, config: DictConfig) -> Sharing:
     make_costs, _ = build_costs(config.energy)
-    split, size = workload.splits["calibrate"], workload.batch_size
     with build_model(workload, list(config.precisions.names)) as model:
-        model.calibrate(batches(split.inputs, size))
-        profile = measure_profile(model, split.inputs, make_costs(model, split), batch_size=size)
-        search = workload.splits["search"]
-        evaluator = PlanEvaluator(model, profile, search.inputs, search.labels, batch_size=size)
+        profile, _ = profile_model(model, workload, make_costs)
+        parts, labels = split_batches(workload, "search")
+        evaluator = PlanEvaluator(model, profile, parts, labels)
         with TemporaryDirectory() as folder, Journal(Path(folder) / "archive.jsonl") as journal:
             agent, env = _warm_started(evaluator, config, journal)
-        return compare(model, list(batches(search.inputs, size)), rollout(agent, env, PLANS, SEED))
+        return compare(model, parts, rollout(agent, env, PLANS, SEED))
 
 
 def _warm_started(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -18,20 +18,17 @@ from omegaconf import DictConfig
 from agents.archive import Journal
 from envs.evaluator import Outcome, PlanEvaluator
 from envs.gate import SearchGate
-from scripts.build import build_costs, build_model, build_workload, use_threads
+from scripts.build import build_costs, build_model, build_workload, profile_model, use_threads
 from scripts.entry import check_overrides
-from wattbit.batches import batches, select
 from wattbit.calibration import calibration_from_json, calibration_to_json
 from wattbit.errors import DataError
 from wattbit.fingerprint import model_fingerprint
 from wattbit.plan import PrecisionPlan
 from wattbit.profile import ModelProfile
-from wattbit.profiler import measure_profile
 from workloads.cache import cache_key, write_atomically
-from workloads.padding import batches_by_length
-from workloads.workload import Split, Workload
+from workloads.padding import split_batches
+from workloads.workload import Workload
 
-_BATCH_SIZE = 64
 _PROFILE, _CALIBRATION, _OUTCOMES = "profile.json", "calibration.json", "outcomes-*.jsonl"
 
 
@@ -122,9 +119,8 @@ def open_network(name: str) -> RecordedNetwork:
     recipe = NETWORKS[name]
     use_threads(1)  # outcomes do not depend on who runs them
     config = check_overrides("train", list(recipe.overrides))
-    workload = build_workload(config.workload)
-    search = _first(workload.splits["search"], recipe.samples)
-    folder = Path(config.cache_dir) / "plans" / _key(workload, search, recipe)
+    workload = _cut(build_workload(config.workload), recipe.samples)
+    folder = Path(config.cache_dir) / "plans" / _key(workload, recipe)
     if not (folder / _PROFILE).exists():
         _profile(workload, config, folder)
     profile = ModelProfile.from_json((folder / _PROFILE).read_text(encoding="utf-8"))
@@ -132,40 +128,37 @@ def open_network(name: str) -> RecordedNetwork:
     def build() -> PlanEvaluator:
         model = build_model(workload, list(config.precisions.names))
         model.load_calibration(calibration_from_json((folder / _CALIBRATION).read_text(encoding="utf-8")))
-        inputs, labels = batches_by_length(search, _BATCH_SIZE)
-        return PlanEvaluator(model, profile, inputs, labels)
+        return PlanEvaluator(model, profile, *split_batches(workload, "search"))
 
     return RecordedNetwork(profile, folder, build)
 
 
 def _profile(workload: Workload, config: DictConfig, folder: Path) -> None:
     make_costs, _ = build_costs(config.energy)
-    split, size = workload.splits["calibrate"], workload.batch_size
     with build_model(workload, list(config.precisions.names)) as model:
-        model.calibrate(batches(split.inputs, size))
-        profile = measure_profile(
-            model, split.inputs, make_costs(model, split), batch_size=size, sensitivity=workload.sensitivity
-        )
+        profile, _ = profile_model(model, workload, make_costs)
         calibration = calibration_to_json(model.calibration)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / _CALIBRATION, calibration.encode())
     write_atomically(folder / _PROFILE, profile.to_json().encode())  # last: it says that both are there
 
 
-def _first(split: Split, samples: int) -> Split:
+def _cut(workload: Workload, samples: int) -> Workload:
+    """The workload with the first ``samples`` of ``search`` alone."""
+    split = workload.splits["search"]
     if len(split) < samples:
         raise DataError(f"split 'search' has {len(split)} samples, needs at least {samples}; give it more")
-    return Split(select(split.inputs, slice(0, samples)), split.labels[:samples])
+    return replace(workload, splits={**workload.splits, "search": split.first(samples)})
 
 
-def _key(workload: Workload, search: Split, recipe: Recipe) -> str:
+def _key(workload: Workload, recipe: Recipe) -> str:
     """Names everything that decides outcomes, but for the code of the kernels."""
     return cache_key(
         {
             "workload": workload.name,
             "model": model_fingerprint(workload.model),
             "calibrate": workload.splits["calibrate"].fingerprint(),
-            "search": search.fingerprint(),
+            "search": workload.splits["search"].fingerprint(),
             "settings": list(recipe.overrides),
         }
     )

@@ -47,11 +47,11 @@ def draw_search(results: Results, problems: Sequence[str], budget: int, path: Pa
                 curves = [anytime_regrets(r) for r in results.of(problem, method, budget)]
                 mean = np.maximum(100.0 * np.mean(curves, axis=0), _LEAST)
                 color, marker = MARKS[min(place, len(MARKS) - 1)]
-                style: dict[str, Any] = {"linestyle": _LINES[max(0, place - len(MARKS) + 1) % len(_LINES)]}
+                line = _LINES[max(0, place - len(MARKS) + 1) % len(_LINES)]
                 axes.plot(
-                    mean, color=color, marker=marker, markersize=5, label=method,
+                    mean, color=color, marker=marker, markersize=5, linestyle=line, label=method,
                     markevery=(place * budget // 90, max(1, budget // 10)),
-                    linewidth=2.2 if method == "ppo" else 1.2, **style,
+                    linewidth=2.2 if method == "ppo" else 1.2,
                 )  # fmt: skip
             axes.set_yscale("log")
             axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))

@@ -30,11 +30,9 @@ def open_problem(problem: str, seed: int) -> Evaluator:
     Raises:
         DataError: If there is no such table, or a network's data are not on this machine.
     """
-    if problem in NETWORKS:
-        return open_network(problem)
-    if problem.startswith(SYNTHETIC):
-        return SyntheticEvaluator(int(problem.removeprefix(SYNTHETIC)), seed=seed)
-    return TabularEvaluator(_table(problem).table).for_search()
+    opened = _open(problem, seed)
+    # A table is shared, the count of evaluations is not.
+    return TabularEvaluator(opened.table).for_search() if isinstance(opened, TabularEvaluator) else opened
 
 
 @cache
@@ -59,10 +57,13 @@ def _table(problem: str) -> TabularEvaluator:
     return TabularEvaluator(problem)
 
 
-@cache
-def _all_plans(problem: str, seed: int) -> TabularEvaluator | SyntheticEvaluator | RecordedNetwork:
+def _open(problem: str, seed: int) -> TabularEvaluator | SyntheticEvaluator | RecordedNetwork:
+    """What knows an optimum: a new made-up network, but the same table or real network each time."""
     if problem in NETWORKS:
         return open_network(problem)
     if problem.startswith(SYNTHETIC):
         return SyntheticEvaluator(int(problem.removeprefix(SYNTHETIC)), seed=seed)
     return _table(problem)
+
+
+_all_plans = cache(_open)

@@ -69,7 +69,7 @@ def optimisation_rows(results: Results) -> list[Row]:
                 "problem": problem,
                 "budget": budget,
                 "method": method,
-                **_percent(results.regret(problem, method, budget)),
+                **percent(results.regret(problem, method, budget)),
                 "evaluations": statistics.fmean(len(r.outcomes) for r in seeds),
                 "seconds": statistics.fmean(r.seconds for r in seeds),
                 "cpu_seconds": statistics.fmean(r.cpu_seconds for r in seeds),
@@ -90,7 +90,7 @@ def policy_rows(results: Results) -> list[Row]:
                     "table": "the policy alone, greedy (raw gate)",
                     "problem": problem,
                     "budget": budget,
-                    **_percent(Interval.of([statistics.fmean(r) for r in regrets])),
+                    **percent(Interval.of([statistics.fmean(r) for r in regrets])),
                     **_by_tolerance(regrets),
                 }
             )
@@ -115,7 +115,7 @@ def difference_rows(results: Results, problems: Sequence[str], budget: int) -> l
                         "problem": problem,
                         "budget": budget,
                         "method": method,
-                        **_percent(Interval.of(differences)),
+                        **percent(Interval.of(differences)),
                     }
                 )
     return rows
@@ -138,7 +138,7 @@ def generalisation_rows(results: Results) -> list[Row]:
             if seeds:
                 found = [generalisation(r, make()) for r in seeds]
                 interval = Interval.of([statistics.fmean(g.regret for g in each) for each in found])
-                row |= {f"{name}_{key}": value for key, value in _percent(interval).items()}
+                row |= {f"{name}_{key}": value for key, value in percent(interval).items()}
                 row[f"{name}_leak_%"] = 100.0 * leak_rate([g for each in found for g in each])
         rows.append(row)
     return rows
@@ -181,7 +181,8 @@ def leak_rate(found: Sequence[Generalised]) -> float:
     return statistics.fmean(g.leaked for g in chosen) if chosen else 0.0
 
 
-def _percent(interval: Interval | None) -> dict[str, TableCell]:
+def percent(interval: Interval | None) -> dict[str, TableCell]:
+    """The columns of an interval of shares; none without one."""
     if interval is None:
         return {}
     values = {"regret_%": interval.mean, "low_%": interval.low, "high_%": interval.high}

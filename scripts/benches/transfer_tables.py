@@ -10,7 +10,7 @@ import numpy as np
 
 from scripts.benches.search_methods import TOLERANCES_PP
 from scripts.benches.search_scores import Interval
-from scripts.benches.search_tables import Row
+from scripts.benches.search_tables import Row, percent
 
 OWN, ZERO_SHOT, ADDITIVE = "own network", "zero-shot", "zero-shot, additive model"
 TRANSFERRED, SCRATCH, ILP = "few-shot", "from scratch", "ilp"
@@ -54,7 +54,7 @@ def regret_rows(found: Iterable[Finding]) -> list[Row]:
             {
                 "table": "optimisation regret (raw gate), mean over the tolerances",
                 **row,
-                **_percent(Interval.of([statistics.fmean(f.regrets) for f in seeds])),
+                **percent(Interval.of([statistics.fmean(f.regrets) for f in seeds])),
                 "broken_%": _mean_percent([b for f in seeds for b in f.breaks]),
                 "regret_if_held_%": _mean_percent([r for f in seeds for r in _held(f)]),
             }
@@ -81,7 +81,7 @@ def difference_rows(found: Sequence[Finding]) -> list[Row]:
                         "table": "few-shot regret minus that from scratch, paired by network and seed",
                         "evaluations": budget,
                         "network": network or "all",
-                        **_percent(Interval.of(differences)),
+                        **percent(Interval.of(differences)),
                     }
                 )
     return rows
@@ -119,11 +119,6 @@ def _held(finding: Finding) -> list[float]:
 def _mean_regret(found: Sequence[Finding], what: str, evaluations: int) -> float:
     chosen = [f.regrets for f in found if (f.what, f.evaluations) == (what, evaluations)]
     return statistics.fmean(statistics.fmean(regrets) for regrets in chosen)
-
-
-def _percent(interval: Interval) -> dict[str, float | None]:
-    ends = {"regret_%": interval.mean, "low_%": interval.low, "high_%": interval.high}
-    return {name: None if value is None else 100.0 * value for name, value in ends.items()}
 
 
 def _mean_percent(values: Sequence[float]) -> float | None:
