@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from omegaconf import DictConfig
 
-from scripts.entry import main
+from pipeline.cli import main
 
 
 def run(config: DictConfig) -> None:
     """Evaluate; torch and the rest are imported only once the settings are known to be sound."""
-    from scripts.evaluation import evaluate
+    from pipeline.evaluation_run import evaluate
 
     evaluate(config)
 

@@ -9,13 +9,13 @@ import sys
 
 from omegaconf import DictConfig
 
-from scripts.entry import main, one_line_errors
-from scripts.run_folder import resumed_arguments
+from pipeline.cli import main, one_line_errors
+from pipeline.run_folder import resumed_arguments
 
 
 def run(config: DictConfig) -> None:
     """Train; torch and the rest are imported only once the settings are known to be sound."""
-    from scripts.training import train
+    from pipeline.training_run import train
 
     train(config)
 

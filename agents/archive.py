@@ -11,10 +11,10 @@ from types import TracebackType
 from typing import Any, Self, TextIO
 
 from agents.search_method import BudgetSpent
-from envs.evaluator import Evaluator, Outcome
+from envs.evaluators.plan_evaluator import Evaluator, Outcome
 from envs.gate import SearchGate
 from wattbit.errors import OutputError, WattbitError
-from wattbit.paired import PairedCounts
+from wattbit.judging.noninferiority import PairedCounts
 from wattbit.plan import PrecisionPlan
 from wattbit.profile import ModelProfile
 

@@ -8,12 +8,12 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.acquisition import Acquisition
 from agents.additive import additive_plans
-from agents.chain_step import AIMS, chain_steps
-from agents.plan_arrays import Indices, PlanArrays
 from agents.search_method import SearchTask
-from agents.surrogate import DropSurrogate, FittedSurrogate
+from agents.surrogate.acquisition import Acquisition
+from agents.surrogate.chain_step import AIMS, chain_steps
+from agents.surrogate.drop_surrogate import DropSurrogate, FittedSurrogate
+from agents.surrogate.plan_arrays import Indices, PlanArrays
 from wattbit.plan import PrecisionPlan
 
 Floats = NDArray[np.float64]
@@ -36,8 +36,9 @@ class BayesianOptimisation:
     What a plan promises is the energy it would save, times the probability that it passes the search gate.
 
     Args:
-        long_steps: True if plans are climbed to from where `agents.chain_step` leads; False if only from the
-            best plans known and from additive optima. Where all plans can be looked at it changes nothing.
+        long_steps: True if plans are climbed to from where `agents.surrogate.chain_step` leads; False if only
+            from the best plans known and from additive optima. Where all plans can be looked at it changes
+            nothing.
     """
 
     def __init__(self, long_steps: bool = False) -> None:

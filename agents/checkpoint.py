@@ -12,7 +12,7 @@ from pathlib import Path
 from sb3_contrib import MaskablePPO
 from stable_baselines3.common.vec_env import VecEnv
 
-from agents.learning import LearningPoint
+from agents.training_callback import LearningPoint
 from wattbit.errors import ConfigError, OutputError
 
 _MEMBER = "wattbit.json"

@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.additive import additive_plans
-from agents.plan_arrays import Indices, PlanArrays
-from agents.plan_kernels import FLOOR_NATS
 from agents.search_method import SearchTask
+from agents.surrogate.gp_covariance import FLOOR_NATS
+from agents.surrogate.plan_arrays import Indices, PlanArrays
 
 # Plans run at a tolerance before it is the next one's turn.
 _TOGETHER = 4

@@ -15,9 +15,9 @@ from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 from agents.archive import Archive
 from agents.checkpoint import load_agent, save_agent
 from agents.imitation import demonstrate, imitate
-from agents.learning import LearningPoint, LearningWatch
 from agents.search_method import BudgetSpent, SearchTask
-from envs.evaluator import Evaluator, Outcome
+from agents.training_callback import LearningPoint, LearningWatch
+from envs.evaluators.plan_evaluator import Evaluator, Outcome
 from envs.gate import SearchGate
 from envs.layer_precision import LayerPrecisionEnv
 from envs.plan_vec_env import PlanVecEnv

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from envs.evaluator import Evaluator
+from envs.evaluators.plan_evaluator import Evaluator
 
 if TYPE_CHECKING:
     from agents.archive import Archive

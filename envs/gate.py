@@ -8,10 +8,10 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from wattbit.errors import ConfigError
-from wattbit.paired import PairedCounts, upper_bound_pp
+from wattbit.judging.noninferiority import PairedCounts, upper_bound_pp
 
 if TYPE_CHECKING:
-    from envs.evaluator import Outcome
+    from envs.evaluators.plan_evaluator import Outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +22,8 @@ class SearchGate:
     out.
 
     Attributes:
-        alpha: Level of the one-sided bound (`wattbit.paired.upper_bound_pp`); 0.5 compares the drop as
-            observed.
+        alpha: Level of the one-sided bound (`wattbit.judging.noninferiority.upper_bound_pp`); 0.5 compares
+            the drop as observed.
 
     Raises:
         ConfigError: If alpha is not above 0 and at most 0.5.

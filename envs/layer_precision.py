@@ -10,10 +10,10 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from envs.evaluator import Evaluator, Outcome
+from envs.evaluators.plan_evaluator import Evaluator, Outcome
 from envs.gate import SearchGate
 from wattbit.errors import ConfigError, GuardrailError
-from wattbit.features import Context, FeatureEncoder, Mask, Observation, PlanWalk
+from wattbit.features import Context, FeatureEncoder, Mask, Observation, PlanBuilder
 from wattbit.plan import PrecisionPlan
 
 _OPTIONS = ("tolerance_pp", "energy_price")
@@ -81,7 +81,7 @@ class LayerPrecisionEnv(gymnasium.Env[Observation, np.int64]):
         self._divergence_weight = divergence_weight
         self._profile = evaluator.profile
         self._reference_j = self._profile.reference_energy_j
-        self._walk = PlanWalk(self.encoder, Context(tolerance_range_pp[1]))
+        self._walk = PlanBuilder(self.encoder, Context(tolerance_range_pp[1]))
         bound = self.encoder.bound
         self.observation_space = spaces.Box(-bound, bound, (self.encoder.size,), np.float32)
         self.action_space = spaces.Discrete(len(self._profile.precisions))
@@ -112,7 +112,7 @@ class LayerPrecisionEnv(gymnasium.Env[Observation, np.int64]):
         for name, value in (("tolerance_pp", tolerance), ("energy_price", price)):
             if not 0 < value < math.inf:
                 raise GuardrailError(f"{name} is {value}, must be a number above 0")
-        self._walk = PlanWalk(self.encoder, Context(tolerance, price))
+        self._walk = PlanBuilder(self.encoder, Context(tolerance, price))
         return self._walk.observation, {"tolerance_pp": tolerance, "energy_price": price}
 
     def step(self, action: np.int64 | int) -> tuple[Observation, float, bool, bool, dict[str, Any]]:

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.chain import cheapest_chain
-from envs.evaluator import Outcome
+from envs.evaluators.plan_evaluator import Outcome
 from envs.gate import SearchGate
 from envs.synthetic_profile import draw_profile
 from wattbit.errors import ConfigError
-from wattbit.paired import PairedCounts
+from wattbit.judging.noninferiority import PairedCounts
 from wattbit.plan import PrecisionPlan
 from wattbit.precision import Precision, parse_precisions
 from wattbit.profile import ModelProfile

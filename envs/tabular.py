@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.evaluator import Evaluator, Outcome
+from envs.evaluators.plan_evaluator import Evaluator, Outcome
 from envs.gate import SearchGate
 from envs.layer_precision import LayerPrecisionEnv
 from envs.plan_table import PlanTable
 from wattbit.errors import GuardrailError
-from wattbit.paired import PairedCounts
+from wattbit.judging.noninferiority import PairedCounts
 from wattbit.plan import PrecisionPlan
 from wattbit.profile import ModelProfile
 

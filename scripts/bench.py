@@ -12,10 +12,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from scripts.benches import BENCHES, Benchmark, Cell, find_bench, find_options
-from scripts.build import use_threads
-from scripts.entry import one_line_errors
-from scripts.writable import require_writable
+from pipeline.build import use_threads
+from pipeline.cli import one_line_errors
+from pipeline.writable import require_writable
+from scripts.benchmarks import BENCHMARKS, Benchmark, Cell, find_benchmark, find_options
 from wattbit.errors import ConfigError, OutputError
 
 LOG_WIDTH = 140
@@ -23,7 +23,7 @@ LOG_WIDTH = 140
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        names = ", ".join(sorted(BENCHES))
+        names = ", ".join(sorted(BENCHMARKS))
         raise ConfigError(f"{message}; write {self.prog} NAME [--json FILE], NAME one of {names}")
 
 
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str]) -> None:
     """Run the benchmark that ``arguments`` name; what a user can mend ends in one line and exit code 2."""
     with one_line_errors():
         options, own_options = _parse(arguments)
-        run = find_bench(options.name)
+        run = find_benchmark(options.name)
         if options.json is not None:
             require_writable(options.json.absolute().parent)
         use_threads(1)
@@ -58,7 +58,7 @@ def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, bool]:
 def _parser(*, add_help: bool) -> _Parser:
     parser = _Parser(
         prog="python -m scripts.bench",
-        description=f"Run a benchmark on one torch thread: {', '.join(sorted(BENCHES))}.",
+        description=f"Run a benchmark on one torch thread: {', '.join(sorted(BENCHMARKS))}.",
         add_help=add_help,
         allow_abbrev=False,
     )

@@ -21,18 +21,18 @@ from numpy.typing import NDArray
 import wattbit
 from envs.grouping import Groups, group_profile, layer_plan
 from envs.plan_table import TABLES, PlanTable, energies_j
-from scripts.build import CostFactory, build_costs, build_workload, use_threads
-from scripts.entry import check_overrides, one_line_errors
-from scripts.plan_counts import PlanCounter, PlanCounts
-from scripts.table_recipes import PRECISIONS, RECIPES
-from scripts.writable import require_writable
-from wattbit.batches import batches, select
+from pipeline.build import CostFactory, build_costs, build_workload, use_threads
+from pipeline.cli import check_overrides, one_line_errors
+from pipeline.writable import require_writable
+from scripts.exhaustive_tables.plan_counts import PlanCounter, PlanCounts
+from scripts.exhaustive_tables.table_recipes import PRECISIONS, RECIPES
 from wattbit.errors import ConfigError, DataError
-from wattbit.fingerprint import model_fingerprint
-from wattbit.layers import SwitchableModel
+from wattbit.execution.switchable import SwitchableModel
+from wattbit.model_inputs import batches, select
 from wattbit.profile import ModelProfile
-from wattbit.profiler import divergence, measure_profile
-from wattbit.sensitivity import Sensitivity
+from wattbit.profiling.profiler import divergence, measure_profile
+from wattbit.profiling.sensitivity import Sensitivity
+from wattbit.storage.fingerprint import model_fingerprint
 from workloads.cache import write_atomically
 from workloads.workload import Split, Workload
 

@@ -21,7 +21,7 @@ import torch
 
 from scripts.gpu import encoder, layers
 from scripts.gpu.machine import Machine, describe, find_machine, idle_power_w, use_exact_float32
-from scripts.gpu.measure import Measurer
+from scripts.gpu.measure import GpuMeasurer
 from scripts.gpu.record import Budget, Report, Section
 from wattbit.errors import ConfigError, WattbitError
 
@@ -91,8 +91,8 @@ def make_report(
 
 def default_sections(machine: Machine, idle_w: float | None, trials: int) -> list[SectionPlan]:
     """The sections in the order in which they run: what later ones rest on comes first."""
-    of_plans = Measurer(machine, window_s=PLAN_WINDOW_S, trials=trials, idle_w=idle_w)
-    of_layers = Measurer(machine, window_s=LAYER_WINDOW_S, trials=trials, idle_w=idle_w)
+    of_plans = GpuMeasurer(machine, window_s=PLAN_WINDOW_S, trials=trials, idle_w=idle_w)
+    of_layers = GpuMeasurer(machine, window_s=LAYER_WINDOW_S, trials=trials, idle_w=idle_w)
     abba = partial(encoder.abba, window_s=PLAN_WINDOW_S, trials=trials, idle_w=idle_w)
     return [
         ("layer_parity", 0.2, partial(layers.parity, machine=machine)),

@@ -46,13 +46,13 @@ def make(folder: Path) -> None:
     import yaml
 
     from wattbit import ControllerBundle, PrecisionPlan, SwitchableModel, measure_profile
-    from wattbit.bundle import BundledPlan, save_bundle
     from wattbit.calibration import calibration_to_json
-    from wattbit.certificate import Candidate, Certificate, array_fingerprint, certify_sequence
     from wattbit.energy.device_model import DeviceModel
-    from wattbit.fingerprint import model_fingerprint
     from wattbit.guardrail import Guardrail
-    from wattbit.layer_costs import ModelledCost
+    from wattbit.judging.certificate import Candidate, Certificate, array_fingerprint, certify_sequence
+    from wattbit.profiling.layer_costs import ModelledCost
+    from wattbit.serving.bundle import BundledPlan, save_bundle
+    from wattbit.storage.fingerprint import model_fingerprint
 
     table = Path(__file__).parent.parent / "conf" / "energy" / "device" / "edge_7nm.yaml"
     device = DeviceModel.from_table(yaml.safe_load(table.read_text(encoding="utf-8")))

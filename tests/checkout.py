@@ -12,7 +12,19 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-_PARTS = ("wattbit", "envs", "agents", "workloads", "scripts", "conf", "train.py", "evaluate.py", "docs")
+_PARTS = (
+    "wattbit",
+    "envs",
+    "agents",
+    "workloads",
+    "report",
+    "pipeline",
+    "scripts",
+    "conf",
+    "train.py",
+    "evaluate.py",
+    "docs",
+)
 
 
 def copy_checkout(folder: Path) -> Path:

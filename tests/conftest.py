@@ -10,10 +10,10 @@ import tiny
 import torch
 from torch import Tensor
 
-from wattbit.bundle import ControllerBundle, save_bundle
 from wattbit.energy.device_model import DeviceModel
-from wattbit.layers import SwitchableModel
+from wattbit.execution.switchable import SwitchableModel
 from wattbit.profile import ModelProfile
+from wattbit.serving.bundle import ControllerBundle, save_bundle
 
 torch.set_num_threads(1)
 

@@ -14,14 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from agents.archive import Journal
-from agents.certification import HeldOut
-from agents.comparison import Comparison
-from agents.limits import StopRule
-from envs.evaluator import Evaluator, Outcome
+from agents.search_comparison import SearchComparison
+from agents.stopping import StopRule
+from envs.evaluators.plan_evaluator import Evaluator, Outcome
 from envs.gate import SearchGate
-from wattbit.batches import Inputs, batches, num_samples
-from wattbit.layers import SwitchableModel
-from wattbit.paired import PairedCounts
+from pipeline.certification import SplitEvaluator
+from wattbit.execution.switchable import SwitchableModel
+from wattbit.judging.noninferiority import PairedCounts
+from wattbit.model_inputs import Inputs, batches, num_samples
 from wattbit.plan import PrecisionPlan
 from wattbit.precision import precision
 from wattbit.profile import LayerKind, LayerProfile, LayerShape, ModelProfile, PrecisionCost
@@ -230,10 +230,10 @@ class StubModel:
         """This stub, for a type checker."""
         return cast(SwitchableModel, self)
 
-    def held_out(self, samples: int) -> HeldOut:
+    def held_out(self, samples: int) -> SplitEvaluator:
         """The stub on a split of ``samples``."""
         split = make_split(samples)
-        return HeldOut(self.as_model(), list(batches(split.inputs, 64)), split.labels)
+        return SplitEvaluator(self.as_model(), list(batches(split.inputs, 64)), split.labels)
 
 
 def make_split(samples: int) -> Split:
@@ -248,12 +248,12 @@ class Comparisons:
         self.folder = folder
         self._journals: list[Journal] = []
 
-    def make(self, evaluator: Evaluator, stop: StopRule | None = None, **arguments: Any) -> Comparison:
+    def make(self, evaluator: Evaluator, stop: StopRule | None = None, **arguments: Any) -> SearchComparison:
         """A comparison on ``evaluator``, with what the journal holds."""
         self.close()
         journal = Journal(self.folder / "archive.jsonl")
         self._journals.append(journal)
-        comparison = Comparison(
+        comparison = SearchComparison(
             evaluator=evaluator,
             reference=evaluator.evaluate(evaluator.profile.reference_plan),
             gate=SearchGate(),

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from agents.acquisition import Acquisition
 from agents.archive import Archive
 from agents.baselines import greedy_path
-from agents.surrogate import DropSurrogate
+from agents.surrogate.acquisition import Acquisition
+from agents.surrogate.drop_surrogate import DropSurrogate
 from envs.gate import SearchGate
 from envs.synthetic import SyntheticEvaluator
 

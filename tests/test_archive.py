@@ -13,7 +13,7 @@ from synthetic import PRECISIONS, SyntheticEvaluator, all_plans, make_outcome, m
 
 from agents.archive import Archive, ArchivingEvaluator, Journal
 from agents.search_method import BudgetSpent
-from envs.evaluator import Outcome
+from envs.evaluators.plan_evaluator import Outcome
 from envs.gate import SearchGate
 from wattbit.errors import OutputError
 from wattbit.plan import PrecisionPlan

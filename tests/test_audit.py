@@ -18,8 +18,8 @@ import rfc8785
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from wattbit import audit_chain
-from wattbit.audit import EVENTS, AuditHead, AuditLog, main, verify
+from wattbit.audit import hash_chain
+from wattbit.audit.log import EVENTS, AuditHead, AuditLog, main, verify
 from wattbit.errors import AuditError, OutputError
 
 NOON = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
@@ -161,7 +161,7 @@ def test_a_payload_that_is_not_json_is_refused_and_leaves_the_log_as_it_was(path
 
 def test_a_record_that_is_too_long_is_refused(path: Path) -> None:
     with AuditLog(path) as log, pytest.raises(AuditError, match="log less"):
-        log.append("load", {"text": "x" * audit_chain.MAX_RECORD_BYTES})
+        log.append("load", {"text": "x" * hash_chain.MAX_RECORD_BYTES})
     assert path.read_bytes() == b""
 
 
@@ -236,7 +236,7 @@ def test_a_log_goes_on_after_a_restart(path: Path) -> None:
 
 
 def test_a_long_log_goes_on_though_only_its_end_is_read(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wattbit.audit._TAIL_BYTES", 1000)
+    monkeypatch.setattr("wattbit.audit.log._TAIL_BYTES", 1000)
     head = written(path, 40)[-1]
     assert path.stat().st_size > 5000
     with AuditLog(path) as log:

@@ -19,13 +19,14 @@ from rich.console import Console
 from torch import Tensor
 
 from scripts import bench
-from scripts.benches import BENCHES, Benchmark, energy, find_bench, kernel_models, kernels, roofline, switch
-from scripts.benches.kernel_cases import Case, conv_case, layer_cases, linear_case
-from scripts.benches.roofline import Roofline
-from scripts.benches.timing import best_s, compare_times
+from scripts.benchmarks import BENCHMARKS, Benchmark, find_benchmark, kernel_models, kernels, roofline, switch
+from scripts.benchmarks import bench_energy as energy
+from scripts.benchmarks.kernel_cases import Case, conv_case, layer_cases, linear_case
+from scripts.benchmarks.roofline import Roofline
+from scripts.benchmarks.timing import best_s, compare_times
 from wattbit.errors import ConfigError, DataError, MeterError
-from wattbit.kernels import find_native
-from wattbit.layers import SwitchableModel
+from wattbit.execution.kernels import find_native
+from wattbit.execution.switchable import SwitchableModel
 from wattbit.precision import precision
 from workloads.sentiment_net import EncoderSize
 from workloads.workload import SPLITS, Split, Workload
@@ -45,15 +46,15 @@ RESULT = Benchmark(
 def fake_bench(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A benchmark called ``fake``; the list grows when it runs."""
     ran: list[str] = []
-    module = ModuleType("scripts.benches.fake")
+    module = ModuleType("scripts.benchmarks.fake")
 
     def run() -> Benchmark:
         ran.append("fake")
         return RESULT
 
     module.run = run  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "scripts.benches.fake", module)
-    monkeypatch.setitem(BENCHES, "fake", "scripts.benches.fake")
+    monkeypatch.setitem(sys.modules, "scripts.benchmarks.fake", module)
+    monkeypatch.setitem(BENCHMARKS, "fake", "scripts.benchmarks.fake")
     return ran
 
 
@@ -77,7 +78,7 @@ def test_an_unknown_name_is_answered_with_the_choices_in_one_line(
 ) -> None:
     line = _refusal(["kernel"], capsys)
     assert "no benchmark 'kernel'; choose from " in line
-    assert all(name in line for name in BENCHES)
+    assert all(name in line for name in BENCHMARKS)
 
 
 @pytest.mark.parametrize("arguments", [[], ["switch", "--jsn", "x"], ["switch", "kernels"]])
@@ -136,15 +137,15 @@ def test_a_figure_that_is_no_number_never_reaches_a_file() -> None:
         Benchmark("fake", "cpu", {"speedup": math.nan}, ()).to_json()
 
 
-@pytest.mark.parametrize("name", sorted(BENCHES))
+@pytest.mark.parametrize("name", sorted(BENCHMARKS))
 def test_every_benchmark_can_be_found(name: str) -> None:
-    assert callable(find_bench(name))
+    assert callable(find_benchmark(name))
 
 
 def test_a_benchmark_is_added_by_its_name_and_module() -> None:
-    assert find_bench("new", {"new": "scripts.benches.switch"}) is switch.run
+    assert find_benchmark("new", {"new": "scripts.benchmarks.switch"}) is switch.run
     with pytest.raises(ConfigError, match="choose from new"):
-        find_bench("switch", {"new": "scripts.benches.switch"})
+        find_benchmark("switch", {"new": "scripts.benchmarks.switch"})
 
 
 # --- timing -------------------------------------------------------------------------------------------------

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from envs.layer_precision import LayerPrecisionEnv
 from envs.plan_vec_env import PlanVecEnv
-from scripts.benches import evaluator as bench
-from wattbit.layers import SwitchableModel
+from scripts.benchmarks import shared_rollout as bench
+from wattbit.execution.prefix_sharing import PrefixSharing
+from wattbit.execution.switchable import SwitchableModel
 from wattbit.plan import PrecisionPlan
-from wattbit.prefix_sharing import PrefixSharing
 
 
 def test_shared_and_plain_runs_are_counted_and_compared(

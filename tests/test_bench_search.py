@@ -20,18 +20,18 @@ from envs import plan_table
 from envs.gate import SearchGate
 from envs.plan_table import PlanTable
 from scripts import bench
-from scripts.benches import Benchmark, search, search_cells, search_figures
-from scripts.benches.search_cells import Cell, CellResult, run_cell, run_cells
-from scripts.benches.search_methods import METHODS, RAW, TOLERANCES_PP
-from scripts.benches.search_problems import open_problem
-from scripts.benches.search_scores import (
+from scripts.benchmarks import Benchmark, search, search_cells, search_figures
+from scripts.benchmarks.search_cells import Cell, CellResult, run_cell, run_cells
+from scripts.benchmarks.search_methods import METHODS, RAW, TOLERANCES_PP
+from scripts.benchmarks.search_problems import open_problem
+from scripts.benchmarks.search_scores import (
     Interval,
     anytime_regrets,
     generalisation,
     optimisation_regrets,
     policy_regrets,
 )
-from scripts.benches.search_tables import Results
+from scripts.benchmarks.search_tables import Results
 from wattbit.plan import PrecisionPlan
 
 PROFILE = make_profile(3, ("fp32", "int8", "int4"), conversions=False)

@@ -12,17 +12,17 @@ from synthetic import make_outcome
 
 from agents.archive import Archive, ArchivingEvaluator
 from agents.ppo import PPO, SearchLoop
-from agents.predicted import PredictedEvaluator
 from agents.search_method import SearchTask
-from agents.surrogate_loop import SurrogateLoop
+from agents.surrogate.surrogate_evaluator import SurrogateEvaluator
+from agents.surrogate_ppo import SurrogateLoop
 from envs import plan_table
 from scripts import bench
-from scripts.benches import transfer
-from scripts.benches.search_cells import Cell, CellResult
-from scripts.benches.search_methods import RAW, TOLERANCES_PP, environment
-from scripts.benches.search_problems import open_problem, optimum_j
-from scripts.benches.transfer import carry_over, greedy_plans, judge, observed_pp_per_nat, run_search
-from scripts.benches.transfer_tables import (
+from scripts.benchmarks import transfer
+from scripts.benchmarks.search_cells import Cell, CellResult
+from scripts.benchmarks.search_methods import RAW, TOLERANCES_PP, environment
+from scripts.benchmarks.search_problems import open_problem, optimum_j
+from scripts.benchmarks.transfer import carry_over, greedy_plans, judge, observed_pp_per_nat, run_search
+from scripts.benchmarks.transfer_tables import (
     ADDITIVE,
     ILP,
     OWN,
@@ -99,7 +99,7 @@ def test_a_few_shot_search_starts_with_the_trained_weights_and_nothing_else(
     task = make_task(tables[1], 8)
     carry_over(trained.model, quick_agent(tmp_path / "agent.zip"), task)
     going_on = quick_agent(tmp_path / "agent.zip")
-    model = going_on.open(task, PredictedEvaluator(task.evaluator.profile))
+    model = going_on.open(task, SurrogateEvaluator(task.evaluator.profile))
     weights = trained.model.policy.state_dict()
     assert all(torch.equal(value, weights[name]) for name, value in model.policy.state_dict().items())
     assert model.num_timesteps == 0

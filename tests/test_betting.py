@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wattbit.betting import betting_upper_bound
 from wattbit.errors import DataError, GuardrailError
+from wattbit.judging.betting import betting_upper_bound
 
 
 @pytest.mark.parametrize("samples", [5, 100, 400])

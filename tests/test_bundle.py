@@ -18,9 +18,9 @@ import tiny
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from wattbit.bundle import ControllerBundle, load_bundle, save_bundle
-from wattbit.bundle_files import json_bytes, parse_json
 from wattbit.errors import BundleError, OutputError
+from wattbit.serving.bundle import ControllerBundle, load_bundle, save_bundle
+from wattbit.serving.bundle_files import json_bytes, parse_json
 
 FILES = ("calibration.json", "certificate.json", "manifest.json", "plans.json", "policy.npz", "profile.json")
 EXTRA = {"report.html": b"<html></html>", "ppo.zip": b"PK"}

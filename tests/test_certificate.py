@@ -14,7 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from wattbit.certificate import (
+from wattbit.errors import BundleError, DataError, GuardrailError, PlanError
+from wattbit.guardrail import Guardrail
+from wattbit.judging.certificate import (
     Candidate,
     Certificate,
     Judgement,
@@ -23,9 +25,7 @@ from wattbit.certificate import (
     feasible_before_search,
     judge,
 )
-from wattbit.errors import BundleError, DataError, GuardrailError, PlanError
-from wattbit.guardrail import Guardrail
-from wattbit.paired import PairedCounts, accepts
+from wattbit.judging.noninferiority import PairedCounts, accepts
 
 ONE_PP = Guardrail(1.0)
 
@@ -407,8 +407,8 @@ def test_certifying_needs_neither_torch_nor_scipy() -> None:
     code = (
         "import sys; sys.modules['torch'] = sys.modules['scipy'] = None\n"
         "import numpy as np\n"
-        "import wattbit.audit, wattbit.monitor\n"
-        "from wattbit.certificate import judge\n"
+        "import wattbit.audit.log, wattbit.serving.monitor\n"
+        "from wattbit.judging.certificate import judge\n"
         "from wattbit.guardrail import Guardrail\n"
         "right = np.ones(500, dtype=bool)\n"
         "print(judge(right, right, None, Guardrail(1.0, strict=True)).verdict)"

@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 from synthetic import StubModel, all_plans, make_outcome, make_profile
 
 from agents.archive import Archive
-from agents.certification import certify_tolerance, fixed_sequence, interval_pp, judge_plan
-from envs.evaluator import Outcome
+from envs.evaluators.plan_evaluator import Outcome
 from envs.gate import SearchGate
+from pipeline.certification import certify_tolerance, fixed_sequence, interval_pp, judge_plan
 from wattbit.guardrail import Guardrail
-from wattbit.paired import PairedCounts, lower_bound_pp, upper_bound_pp
+from wattbit.judging.noninferiority import PairedCounts, lower_bound_pp, upper_bound_pp
 from wattbit.plan import PrecisionPlan
 
 PROFILE = make_profile(3)

@@ -10,15 +10,15 @@ import tiny
 import torch
 from torch import Tensor, nn
 
-from wattbit import compiled as compiled_module
-from wattbit.batches import Inputs
 from wattbit.calibration import LayerCalibration
-from wattbit.compiled import CompiledPlans, fixed_copy
 from wattbit.errors import ModelError, PlanError, PrecisionError
-from wattbit.kernels.cuda_float import pack_half
-from wattbit.kernels.cuda_low_bit import pack_fp8, pack_int8
-from wattbit.kernels.layer_weights import take_weights
-from wattbit.layers import SwitchableModel
+from wattbit.execution import compiled as compiled_module
+from wattbit.execution.compiled import CompiledPlans, fixed_copy
+from wattbit.execution.kernels.cuda_float import pack_half
+from wattbit.execution.kernels.cuda_low_bit import pack_fp8, pack_int8
+from wattbit.execution.kernels.layer_weights import take_weights
+from wattbit.execution.switchable import SwitchableModel
+from wattbit.model_inputs import Inputs
 from wattbit.numerics import activation_quantizer
 from wattbit.plan import PrecisionPlan
 from wattbit.precision import precision

@@ -10,7 +10,7 @@ from checkout import ROOT
 from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf
 
-from scripts.entry import check_overrides, group_options, help_text
+from pipeline.cli import check_overrides, group_options, help_text
 
 CONF = ROOT / "conf"
 GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir())

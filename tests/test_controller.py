@@ -11,9 +11,9 @@ import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wattbit.bundle import ControllerBundle
-from wattbit.controller import PrecisionController
 from wattbit.errors import BundleError, GuardrailError
+from wattbit.serving.bundle import ControllerBundle
+from wattbit.serving.controller import PrecisionController
 
 STRICT, LOOSE = tiny.DEPLOYED
 

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.prune import l1_unstructured
 
-from wattbit.discovery import FoundLayer, find_layers, foldable, require_finite_weights
 from wattbit.errors import ModelError
-from wattbit.kernels.layer_weights import is_switchable, take_weights
+from wattbit.execution.discovery import FoundLayer, find_layers, foldable, require_finite_weights
+from wattbit.execution.kernels.layer_weights import is_switchable, take_weights
 
 
 def discovered(model: nn.Module, x: Any) -> tuple[FoundLayer, ...]:

@@ -11,12 +11,12 @@ from results_example import confirmed_results, example_results
 from test_report import page_of
 from test_tables import printed
 
-from scripts.captions import CAPTIONS
-from scripts.end_to_end import EndToEnd
-from scripts.energy_figure import energy_accuracy
-from scripts.quantities import format_percent
-from scripts.read_results import parse_results
-from scripts.tables import deployed_summary, final_table
+from report.captions import CAPTIONS
+from report.end_to_end import EndToEnd
+from report.energy_figure import energy_accuracy
+from report.formatting import format_percent
+from report.read_results import parse_results
+from report.tables import deployed_summary, final_table
 from wattbit.errors import ConfigError
 
 

@@ -13,8 +13,8 @@ from fake_powercap import FakePowercap
 from omegaconf import DictConfig
 from torch import Tensor
 
-from scripts.build import build_costs
-from scripts.entry import check_overrides, one_line_errors
+from pipeline.build import build_costs
+from pipeline.cli import check_overrides, one_line_errors
 from wattbit.energy import auto
 from wattbit.energy.auto import choose_meter, counters
 from wattbit.energy.device_model import DeviceModel, MemoryLevel
@@ -22,7 +22,7 @@ from wattbit.energy.meter import EnergyMeter
 from wattbit.energy.rapl import RaplMeter
 from wattbit.energy.time_power import TimePowerMeter
 from wattbit.errors import MeterError
-from wattbit.layers import SwitchableModel
+from wattbit.execution.switchable import SwitchableModel
 from workloads.workload import Split
 
 FALLBACK = DeviceModel(

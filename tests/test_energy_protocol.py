@@ -14,11 +14,11 @@ from fake_machine import FakeMachine, FakeMeter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wattbit.energy.comparison import Confirmation
+from wattbit.energy.energy_comparison import Confirmation
 from wattbit.energy.meter import Energy, EnergyMeter
 from wattbit.energy.protocol import (
-    Comparison,
-    Rules,
+    EnergyComparison,
+    RejectionRules,
     compare,
     confirm_plan,
     measure_idle_w,
@@ -38,7 +38,7 @@ def compared(
     trials: int = 3,
     window_s: float = 0.1,
     shortest_s: float = 0.0,
-) -> Comparison:
+) -> EnergyComparison:
     return compare(
         FakeMeter(machine, shortest_s),
         lambda: machine.work(reference_s),
@@ -89,7 +89,7 @@ def test_measuring_one_after_the_other_would_have_been_fooled_by_that_drift() ->
     assert machine.joules - start - first > 1.5 * first
 
 
-def disturbed(factor: float, rules: Rules | None = None) -> Comparison:
+def disturbed(factor: float, rules: RejectionRules | None = None) -> EnergyComparison:
     """Nine trials; one run of the reference takes ``factor`` times as long as the others."""
     runs = iter([1.0] * 150 + [factor] + [1.0] * 10_000)
     machine = FakeMachine()
@@ -113,7 +113,7 @@ def test_a_disturbed_trial_is_thrown_away_and_measured_again(factor: float) -> N
 
 
 def test_a_disturbed_trial_that_is_kept_does_not_move_the_median() -> None:
-    found = disturbed(15.0, Rules(max_cv=1.0))
+    found = disturbed(15.0, RejectionRules(max_cv=1.0))
     assert found.energy_ratio == pytest.approx(0.5)
     assert found.energy_rel_std > 0.01
     assert (found.trials, found.rejected) == (9, 0)
@@ -207,8 +207,8 @@ def window(energy_j: float = 1.0, seconds: float = 1.0, **detail: float | str) -
     return Energy(energy_j, seconds, "measured", "fake", detail)
 
 
-def verdict(*windows: Energy, rules: Rules | None = None) -> tuple[str, bool] | None:
-    found = rejection(windows, [(windows[0], windows[-1])], rules or Rules())
+def verdict(*windows: Energy, rules: RejectionRules | None = None) -> tuple[str, bool] | None:
+    found = rejection(windows, [(windows[0], windows[-1])], rules or RejectionRules())
     return None if found is None else (found.cause, found.noise)
 
 
@@ -239,7 +239,7 @@ def test_temperature_that_drifts_from_window_to_window_is_seen() -> None:
 def test_windows_that_disagree_are_noise() -> None:
     assert verdict(window(1.0), window(1.04)) is None
     assert verdict(window(1.0), window(1.05)) == ("windows of the same work differ by a CV above 3.0%", True)
-    assert verdict(window(1.0), window(1.05), rules=Rules(max_cv=0.05)) is None
+    assert verdict(window(1.0), window(1.05), rules=RejectionRules(max_cv=0.05)) is None
 
 
 def test_a_clock_that_jumps_ahead_costs_the_trial() -> None:
@@ -299,7 +299,7 @@ def test_a_machine_that_never_calms_down_gives_figures_that_say_so() -> None:
 )
 def test_rules_that_make_no_sense_are_refused(bad: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=f"energy rule {next(iter(bad))} is "):
-        Rules(**bad)
+        RejectionRules(**bad)
 
 
 def test_two_comparisons_of_one_device_never_overlap() -> None:
@@ -376,7 +376,7 @@ def test_without_idle_power_or_above_it_nothing_is_claimed() -> None:
     machine = FakeMachine()
     found = compared(machine)
     assert (found.idle_w, found.net_reference_j, found.net_candidate_j, found.net_ratio) == (None,) * 4
-    too_high = Comparison(0.5, 0.0, 1.0, 0.5, 1.0, 0.5, 2, 1, idle_w=1.0)
+    too_high = EnergyComparison(0.5, 0.0, 1.0, 0.5, 1.0, 0.5, 2, 1, idle_w=1.0)
     assert too_high.net_ratio is None
 
 

@@ -11,7 +11,7 @@ from test_workload_fashion_mnist import contents, write
 from envs.plan_table import PlanTable
 from envs.tabular import TabularEvaluator
 from scripts import exhaustive
-from scripts.table_recipes import PRECISIONS, RECIPES, Recipe
+from scripts.exhaustive_tables.table_recipes import PRECISIONS, RECIPES, Recipe
 from wattbit.plan import PrecisionPlan
 
 GROUPS = {
@@ -66,7 +66,7 @@ def test_a_second_build_finds_what_the_first_one_counted(
     def refuse(*_: object) -> None:
         raise RuntimeError("counted again")
 
-    monkeypatch.setattr("scripts.plan_counts.PlanCounter._run", refuse)
+    monkeypatch.setattr("scripts.exhaustive_tables.plan_counts.PlanCounter._run", refuse)
     exhaustive.main(arguments)
     again = PlanTable.read(tmp_path / "small.npz")
     assert np.array_equal(first.search_divergence, again.search_divergence)

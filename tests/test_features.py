@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from test_profile import profiles
 
 from wattbit.errors import GuardrailError
-from wattbit.features import Context, FeatureEncoder, PlanWalk
+from wattbit.features import Context, FeatureEncoder, PlanBuilder
 from wattbit.profile import LayerProfile, ModelProfile
 
 RELAXED = settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
@@ -22,8 +22,8 @@ def encoder_of(profile: ModelProfile, pp_per_nat: float = 20.0) -> FeatureEncode
     return FeatureEncoder(profile, pp_per_nat)
 
 
-def first_actions(profile: ModelProfile, action: int) -> PlanWalk:
-    walk = PlanWalk(encoder_of(profile), Context(1.0))
+def first_actions(profile: ModelProfile, action: int) -> PlanBuilder:
+    walk = PlanBuilder(encoder_of(profile), Context(1.0))
     while not walk.done:
         walk.assign(action)
     return walk
@@ -41,7 +41,7 @@ def test_every_observation_is_bounded_finite_and_of_one_size(
     profile: ModelProfile, tolerance_pp: float, price: float, pp_per_nat: float, data: st.DataObject
 ) -> None:
     encoder = encoder_of(profile, pp_per_nat)
-    walk = PlanWalk(encoder, Context(tolerance_pp, price))
+    walk = PlanBuilder(encoder, Context(tolerance_pp, price))
     while True:
         observation = walk.observation
         assert observation.shape == (encoder.size,)
@@ -60,7 +60,7 @@ def test_every_feature_has_a_name_of_its_own(profile: ModelProfile) -> None:
 
 def test_features_are_where_their_names_say(profile: ModelProfile) -> None:
     encoder = encoder_of(profile)
-    walk = PlanWalk(encoder, Context(0.1, 10.0))
+    walk = PlanBuilder(encoder, Context(0.1, 10.0))
     walk.assign(2)
     seen = dict(zip(encoder.names, walk.observation.tolist(), strict=True))
     layer = profile.layers[1]
@@ -81,7 +81,7 @@ def test_a_precision_the_layer_lacks_is_masked(profile: ModelProfile) -> None:
     costs = {name: cost for name, cost in first.costs.items() if name != "int8"}
     narrower = replace(profile, layers=(LayerProfile(first.shape, costs), *rest))
     encoder = encoder_of(narrower)
-    walk = PlanWalk(encoder, Context(1.0))
+    walk = PlanBuilder(encoder, Context(1.0))
     assert walk.mask.tolist() == [True, True, False, True, True]
     assert dict(zip(encoder.names, walk.observation, strict=True))["supported_int8"] == 0.0
     with pytest.raises(
@@ -98,7 +98,7 @@ def test_a_precision_the_layer_lacks_is_masked(profile: ModelProfile) -> None:
 @RELAXED
 def test_a_walk_adds_up_to_the_energy_of_its_plan(data: st.DataObject) -> None:
     profile = data.draw(profiles())
-    walk = PlanWalk(encoder_of(profile), Context(1.0))
+    walk = PlanBuilder(encoder_of(profile), Context(1.0))
     energies_j = []
     while not walk.done:
         energies_j.append(walk.assign(data.draw(st.sampled_from(np.flatnonzero(walk.mask).tolist()))))
@@ -108,7 +108,7 @@ def test_a_walk_adds_up_to_the_energy_of_its_plan(data: st.DataObject) -> None:
 
 
 def test_layers_not_reached_yet_stay_at_the_reference(profile: ModelProfile) -> None:
-    walk = PlanWalk(encoder_of(profile), Context(1.0))
+    walk = PlanBuilder(encoder_of(profile), Context(1.0))
     assert (walk.previous, walk.layer_index, walk.done) == (None, 0, False)
     assert walk.plan == profile.reference_plan
     walk.assign(3)
@@ -130,14 +130,14 @@ def test_a_walk_that_is_done_sees_zeros_and_takes_no_more_actions(profile: Model
 def test_an_action_that_does_not_exist_is_refused_and_not_wrapped_around(
     profile: ModelProfile, action: int
 ) -> None:
-    walk = PlanWalk(encoder_of(profile), Context(1.0))
+    walk = PlanBuilder(encoder_of(profile), Context(1.0))
     with pytest.raises(ValueError, match="must be from 0 to 4"):
         walk.assign(action)
     assert walk.layer_index == 0
 
 
 def test_an_action_may_be_a_numpy_integer(profile: ModelProfile) -> None:
-    walk = PlanWalk(encoder_of(profile), Context(1.0))
+    walk = PlanBuilder(encoder_of(profile), Context(1.0))
     walk.assign(np.int64(1))
     assert walk.previous == "bf16"
 

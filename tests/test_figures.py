@@ -10,11 +10,11 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from results_example import TOLERANCES, bare_results, example_results, interrupted_results
 
-from scripts.captions import CAPTIONS
-from scripts.figure_parts import missing
-from scripts.figures import FIGURES, figure_png
-from scripts.heatmaps import short_names
-from scripts.read_results import parse_results
+from report.captions import CAPTIONS
+from report.figure_parts import missing
+from report.figures import FIGURES, figure_png
+from report.heatmaps import short_names
+from report.read_results import parse_results
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 

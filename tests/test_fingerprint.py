@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from wattbit.errors import ModelError
-from wattbit.fingerprint import model_fingerprint
-from wattbit.layers import SwitchableModel
+from wattbit.execution.switchable import SwitchableModel
+from wattbit.storage.fingerprint import model_fingerprint
 
 
 def test_equal_weights_have_equal_fingerprints(conv_model: nn.Module) -> None:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from envs.gate import SearchGate
 from wattbit.errors import ConfigError
-from wattbit.paired import PairedCounts
+from wattbit.judging.noninferiority import PairedCounts
 
 
 @st.composite

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from agents.gaussian_process import WeightPrior, fit_process
+from agents.surrogate.gaussian_process import WeightPrior, fit_process
 
 Floats = NDArray[np.float64]
 PRIOR = WeightPrior(np.log([0.5, 0.5, 0.1]), np.array([2.0, 1.0, 2.0]))

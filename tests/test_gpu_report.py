@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scripts import gpu_report
-from scripts.benches.switch import network
+from scripts.benchmarks.switch import network
 from scripts.gpu import encoder, layers, machine
 from scripts.gpu.machine import (
     Machine,
@@ -31,7 +31,7 @@ from scripts.gpu.machine import (
     nvml_facts,
     use_exact_float32,
 )
-from scripts.gpu.measure import Measurer
+from scripts.gpu.measure import GpuMeasurer
 from scripts.gpu.record import Budget, Report, Section, describe_error, jsonable
 from wattbit.energy.counter import Clocks
 from wattbit.energy.meter import Energy
@@ -76,7 +76,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _small_sections(on: Machine, idle_w: float | None, trials: int) -> list[gpu_report.SectionPlan]:
     """The sections as they are, with short windows and a small encoder."""
-    short = Measurer(on, window_s=0.005, trials=trials, idle_w=idle_w, sleep=lambda seconds: None)
+    short = GpuMeasurer(on, window_s=0.005, trials=trials, idle_w=idle_w, sleep=lambda seconds: None)
     abba = partial(encoder.abba, window_s=0.005, trials=trials, idle_w=idle_w, size=SMALL)
     return [
         ("layer_parity", 0.5, partial(layers.parity, machine=on)),
@@ -382,8 +382,8 @@ def test_a_budget_is_a_length_of_time(minutes: float) -> None:
 
 def _measurer(
     meter: Any, fake: FakeMachine, *, window_s: float = 1.0, trials: int = 2, problem: str = NO_METER
-) -> Measurer:
-    return Measurer(
+) -> GpuMeasurer:
+    return GpuMeasurer(
         _cpu(meter, problem),
         window_s=window_s,
         trials=trials,

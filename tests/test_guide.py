@@ -41,7 +41,7 @@ def test_a_users_own_workload_works_as_the_guide_says(tmp_path: Path) -> None:
 
 
 def test_every_command_of_the_guide_composes() -> None:
-    from scripts.entry import check_overrides
+    from pipeline.cli import check_overrides
 
     guide = (ROOT / "docs" / "guide.md").read_text(encoding="utf-8")
     lines = [line for block in code_blocks(guide, "bash") for line in block.splitlines()]

@@ -59,13 +59,20 @@ def test_every_module_of_the_runtime_imports_without_any_training_library() -> N
         ".".join(path.relative_to(ROOT).with_suffix("").parts) for path in (ROOT / "wattbit").rglob("*.py")
     )
     modules = [name.removesuffix(".__init__") for name in modules]
-    assert "wattbit.runtime" in modules
+    assert "wattbit.serving.runtime" in modules
     run_without(TRAINING, f"import importlib\nfor name in {modules!r}: importlib.import_module(name)")
 
 
 @pytest.mark.parametrize(
     "module",
-    ["wattbit", "wattbit.controller", "wattbit.policy", "wattbit.bundle", "wattbit.audit", "wattbit.monitor"],
+    [
+        "wattbit",
+        "wattbit.serving.controller",
+        "wattbit.policy",
+        "wattbit.serving.bundle",
+        "wattbit.audit.log",
+        "wattbit.serving.monitor",
+    ],
 )
 def test_decisions_import_without_torch_and_scipy(module: str) -> None:
     run_without((*TRAINING, "torch", "scipy"), f"import {module}")

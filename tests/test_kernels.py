@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from wattbit.calibration import ActivationObserver, LayerCalibration
-from wattbit.kernels import LayerWeights, cpu, emulated, find_native, pack
-from wattbit.kernels.layer_weights import take_weights
-from wattbit.layers import SwitchableModel
+from wattbit.execution.kernels import LayerWeights, cpu, emulated, find_native, pack
+from wattbit.execution.kernels.layer_weights import take_weights
+from wattbit.execution.switchable import SwitchableModel
 from wattbit.numerics import (
     LEAST_TOKEN_BITS,
     dequantize_weight,

@@ -18,19 +18,19 @@ from torch import Tensor, nn
 
 from wattbit.calibration import LayerCalibration
 from wattbit.errors import WattbitError
-from wattbit.kernels import cuda, find_native
-from wattbit.kernels.cuda import CUDA_KERNELS, CUDA_OPERATIONS, CudaOperation
-from wattbit.kernels.cuda_float import has_fp32_precision, pack_half, pack_tf32, tf32_products
-from wattbit.kernels.cuda_low_bit import (
+from wattbit.execution.kernels import cuda, find_native
+from wattbit.execution.kernels.cuda import CUDA_KERNELS, CUDA_OPERATIONS, CudaOperation
+from wattbit.execution.kernels.cuda_float import has_fp32_precision, pack_half, pack_tf32, tf32_products
+from wattbit.execution.kernels.cuda_low_bit import (
     int4_bytes,
     int4_tiling,
     pack_fp8,
     pack_int4_wo,
     pack_int8,
 )
-from wattbit.kernels.emulated import pack_emulated
-from wattbit.kernels.layer_weights import LayerWeights, take_weights
-from wattbit.layers import SwitchableModel
+from wattbit.execution.kernels.emulated import pack_emulated
+from wattbit.execution.kernels.layer_weights import LayerWeights, take_weights
+from wattbit.execution.switchable import SwitchableModel
 from wattbit.numerics import activation_quantizer
 from wattbit.plan import PrecisionPlan
 from wattbit.precision import precision

@@ -16,11 +16,11 @@ from wattbit.energy import measuring, protocol
 from wattbit.energy.device_model import DeviceModel
 from wattbit.energy.measurement_cache import MeasurementCache
 from wattbit.errors import MeterError, PlanError
-from wattbit.kernels import cpu
-from wattbit.layer_costs import MeteredCost, ModelledCost
-from wattbit.layers import SwitchableModel
+from wattbit.execution.kernels import cpu
+from wattbit.execution.switchable import SwitchableModel
 from wattbit.precision import precision
-from wattbit.profiler import measure_profile
+from wattbit.profiling.layer_costs import MeteredCost, ModelledCost
+from wattbit.profiling.profiler import measure_profile
 
 FP32, INT8, INT4 = precision("fp32"), precision("int8"), precision("int4")
 
@@ -167,14 +167,14 @@ def test_a_layer_with_batch_norm_is_measured_apart_from_one_without(
 
 
 def test_the_rest_of_the_model_is_the_whole_less_its_layers(timed, machine) -> None:
-    energy_j, latency_ms = metered(timed, machine).other()
+    energy_j, latency_ms = metered(timed, machine).residual_cost()
     assert energy_j == pytest.approx(1e-4 / 8, rel=1e-3)
     assert latency_ms == pytest.approx(1e-1 / 8, rel=1e-3)
 
 
 def test_a_rest_that_noise_hides_is_unknown_and_not_zero(timed, machine) -> None:
     timed.model.rest_s = -1e-5
-    assert metered(timed, machine).other() == (None, None)
+    assert metered(timed, machine).residual_cost() == (None, None)
 
 
 def test_measured_figures_carry_the_meter_s_provenance_and_device(timed, machine) -> None:
@@ -188,7 +188,7 @@ def test_a_rest_is_charged_on_the_layers_figures_whatever_the_machine_does_in_be
     for index in range(3):
         costs.layer_cost(index, FP32)
     machine.watts = lambda seconds: 9.0
-    energy_j, _ = costs.other()
+    energy_j, _ = costs.residual_cost()
     assert energy_j == pytest.approx(1e-4 / 8, rel=1e-3)
 
 
@@ -290,7 +290,7 @@ def test_a_second_profile_measures_nothing_and_is_the_same(timed, machine, tmp_p
     [
         {"trials": 3},
         {"window_s": 2e-3},
-        {"rules": protocol.Rules(max_cv=0.1)},
+        {"rules": protocol.RejectionRules(max_cv=0.1)},
         {"meter": {"watts": 5.0}},
         {"batch": torch.full((8, 4), 2.0)},
     ],
@@ -326,7 +326,7 @@ def test_modelled_costs_are_the_table_s(switchable: SwitchableModel, device_mode
     assert cost.latency_ms == device_model.layer_latency_s(shape, INT8, 4) * 1e3
     assert cost.energy_rel_std is None
     assert costs.conversion_j(FP32, INT8) == device_model.conversion_j_per_element(FP32, INT8) > 0
-    assert costs.other() == (None, None)
+    assert costs.residual_cost() == (None, None)
     assert (costs.provenance, costs.device) == ("modelled", "edge_7nm")
 
 

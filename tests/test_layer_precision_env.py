@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from stable_baselines3.common.vec_env import DummyVecEnv
 from synthetic import PRECISIONS, StubModel, SyntheticEvaluator, make_profile, make_split
 
-from envs.evaluator import PlanEvaluator
+from envs.evaluators.plan_evaluator import PlanEvaluator
 from envs.gate import SearchGate
 from envs.layer_precision import LayerPrecisionEnv
 from wattbit.errors import ConfigError, GuardrailError

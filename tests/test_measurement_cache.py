@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wattbit.energy.comparison import Comparison
+from wattbit.energy.energy_comparison import EnergyComparison
 from wattbit.energy.measurement_cache import MeasurementCache
 from wattbit.errors import OutputError
 
-FOUND = Comparison(0.5, 0.01, 1e-3, 5e-4, 2e-3, 1e-3, 5, 100, 0.48, 0.52, 0.02, 1, True, 3.5)
+FOUND = EnergyComparison(0.5, 0.01, 1e-3, 5e-4, 2e-3, 1e-3, 5, 100, 0.48, 0.52, 0.02, 1, True, 3.5)
 PARTS = {"model": "abc", "shape": {"macs": 12}, "window_s": None}
 
 
@@ -52,7 +52,7 @@ def test_two_that_write_keep_each_other_s_measurements(tmp_path: Path) -> None:
 
 
 def test_a_measurement_that_scattered_is_kept_as_one_that_did(tmp_path: Path) -> None:
-    cache(tmp_path).put(PARTS, Comparison(0.5, 0.2, 1e-3, 5e-4, 2e-3, 1e-3, 15, 100, reliable=False))
+    cache(tmp_path).put(PARTS, EnergyComparison(0.5, 0.2, 1e-3, 5e-4, 2e-3, 1e-3, 15, 100, reliable=False))
     assert not cache(tmp_path).get(PARTS).reliable
 
 
@@ -115,6 +115,6 @@ def test_figures_come_back_bit_for_bit(
     tmp_path_factory: pytest.TempPathFactory, ratio: float, joules: float, trials: int
 ) -> None:
     folder = tmp_path_factory.mktemp("cache")
-    found = Comparison(ratio, 0.0, joules, ratio * joules, 1.0, 1.0, trials, 3)
+    found = EnergyComparison(ratio, 0.0, joules, ratio * joules, 1.0, 1.0, trials, 3)
     cache(folder).put(PARTS, found)
     assert cache(folder).get(PARTS) == found

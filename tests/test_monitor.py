@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from wattbit.errors import GuardrailError
-from wattbit.monitor import EProcess
+from wattbit.serving.monitor import EProcess
 
 LIMIT = 0.007
 

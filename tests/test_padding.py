@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from wattbit.batches import call_model, num_samples
+from wattbit.model_inputs import call_model, num_samples
+from workloads.classifier_training import seeded
 from workloads.padding import batches_by_length
 from workloads.sentiment_net import EncoderSize, SentimentNet
-from workloads.training import seeded
 from workloads.workload import Split
 
 WIDTH = 12

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic import make_profile
 
-from agents.plan_arrays import PlanArrays, energies_j, plan_indices, plans_from
+from agents.surrogate.plan_arrays import PlanArrays, energies_j, plan_indices, plans_from
 from wattbit.errors import PlanError
 from wattbit.plan import PrecisionPlan
 

@@ -10,14 +10,14 @@ import torch
 from tiny import CLASSES, conv_model, device_model, images
 from torch import Tensor
 
-from envs.evaluator import PlanEvaluator
+from envs.evaluators.plan_evaluator import PlanEvaluator
 from envs.grouping import layer_plan
-from scripts import plan_counts
-from scripts.plan_counts import PlanCounter, digits
+from scripts.exhaustive_tables import plan_counts
+from scripts.exhaustive_tables.plan_counts import PlanCounter, digits
 from wattbit.errors import ModelError
-from wattbit.layer_costs import ModelledCost
-from wattbit.layers import SwitchableModel
-from wattbit.profiler import measure_profile
+from wattbit.execution.switchable import SwitchableModel
+from wattbit.profiling.layer_costs import ModelledCost
+from wattbit.profiling.profiler import measure_profile
 from workloads.workload import Split
 
 NAMES = ("fp32", "int8", "int3")

@@ -11,10 +11,10 @@ from tiny import conv_model, images, linear_model, tokens
 from torch import Tensor, nn
 
 from envs.grouping import Groups, layer_plan
-from scripts.plan_tree import PlanTree
-from scripts.table_recipes import RECIPES
+from scripts.exhaustive_tables.plan_tree import PlanTree
+from scripts.exhaustive_tables.table_recipes import RECIPES
 from wattbit.errors import ConfigError, ModelError
-from wattbit.layers import SwitchableModel
+from wattbit.execution.switchable import SwitchableModel
 from wattbit.plan import PrecisionPlan
 from workloads.blocks import ResidualBlock
 from workloads.fashion_mnist import FashionNet

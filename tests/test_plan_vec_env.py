@@ -14,7 +14,7 @@ from synthetic import SyntheticEvaluator, make_profile
 
 from agents.archive import Archive, ArchivingEvaluator
 from agents.search_method import BudgetSpent
-from envs.evaluator import Outcome
+from envs.evaluators.plan_evaluator import Outcome
 from envs.gate import SearchGate
 from envs.layer_precision import LayerPrecisionEnv
 from envs.plan_vec_env import PlanVecEnv

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from synthetic import make_outcome, make_profile
 
 from agents.archive import Archive
-from envs.evaluator import Outcome
+from envs.evaluators.plan_evaluator import Outcome
 from envs.gate import SearchGate
 from envs.pooled_gate import PooledGate
 from wattbit.errors import ConfigError
-from wattbit.paired import PairedCounts
+from wattbit.judging.noninferiority import PairedCounts
 from wattbit.plan import PrecisionPlan
 
 SAMPLES = 1000

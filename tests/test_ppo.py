@@ -17,11 +17,11 @@ from synthetic import Comparisons, SyntheticEvaluator, make_profile
 from agents.archive import Archive, ArchivingEvaluator
 from agents.baselines import ILP, Greedy
 from agents.checkpoint import load_agent
-from agents.comparison import Comparison
 from agents.export import export_policy
-from agents.limits import StopRule
 from agents.ppo import PPO, divisor_near
+from agents.search_comparison import SearchComparison
 from agents.search_method import SearchTask
+from agents.stopping import StopRule
 from envs.gate import SearchGate
 from envs.layer_precision import LayerPrecisionEnv
 from wattbit.errors import ConfigError, OutputError
@@ -61,7 +61,7 @@ def make_task(budget: int = 1000, seed: int = 0) -> tuple[SearchTask, SyntheticE
     return task, evaluator
 
 
-def search(compare: Comparisons, agent: PPO, budget: int = 60, seed: int = 0) -> Comparison:
+def search(compare: Comparisons, agent: PPO, budget: int = 60, seed: int = 0) -> SearchComparison:
     """Baselines, then the agent."""
     comparison = compare.make(SyntheticEvaluator(PROFILE))
     for method in (Greedy(), ILP()):
@@ -213,7 +213,7 @@ def test_minibatches_divide_a_rollout(number: int, wanted: int, divisor: int) ->
 # Interruption and resuming.
 
 
-def interrupted(compare: Comparisons, after: int, agent: PPO) -> tuple[SyntheticEvaluator, Comparison]:
+def interrupted(compare: Comparisons, after: int, agent: PPO) -> tuple[SyntheticEvaluator, SearchComparison]:
     """A search that somebody stops once the agent has run ``after`` plans."""
     evaluator, stop = SyntheticEvaluator(PROFILE), StopRule()
     comparison = compare.make(evaluator, stop)

@@ -13,15 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from wattbit.batches import Inputs, batches, select
 from wattbit.errors import ConfigError, DataError, ModelError, PrecisionError
-from wattbit.layers import SwitchableModel
+from wattbit.execution.prefix_sharing import PrefixSharing
+from wattbit.execution.switchable import SwitchableModel
+from wattbit.model_inputs import Inputs, batches, select
 from wattbit.plan import PrecisionPlan
-from wattbit.prefix_sharing import PrefixSharing
+from workloads.classifier_training import seeded
 from workloads.digits import DigitsNet
 from workloads.fashion_mnist import FashionNet
 from workloads.sentiment_net import EncoderSize, SentimentNet
-from workloads.training import seeded
 
 
 class ResidualNet(nn.Module):

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from wattbit.energy.device_model import DeviceModel, stored_weight_bytes
 from wattbit.errors import ModelError, PrecisionError
-from wattbit.layer_costs import ModelledCost
-from wattbit.layers import SwitchableModel
+from wattbit.execution.switchable import SwitchableModel
 from wattbit.precision import Precision, precision
 from wattbit.profile import ModelProfile
-from wattbit.profiler import LayerCost, divergence, measure_profile
+from wattbit.profiling.layer_costs import ModelledCost
+from wattbit.profiling.profiler import LayerCost, divergence, measure_profile
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ class Selective(ModelledCost):
             return None
         return super().layer_cost(layer_index, precision)
 
-    def other(self) -> tuple[float | None, float | None]:
+    def residual_cost(self) -> tuple[float | None, float | None]:
         return 1e-6, 0.5
 
 

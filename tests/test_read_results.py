@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from results_example import example_results
 
-from scripts.read_results import parse_results
+from report.read_results import parse_results
 from wattbit.errors import ConfigError
 
 

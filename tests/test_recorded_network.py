@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from synthetic import SyntheticEvaluator, make_profile
 
-from envs.evaluator import PlanEvaluator
+from envs.evaluators.plan_evaluator import PlanEvaluator
 from envs.gate import SearchGate
-from scripts.benches import recorded_network
-from scripts.benches.recorded_network import Recipe, RecordedNetwork, open_network
-from scripts.benches.search_cells import Cell, run_cell, run_cells
-from scripts.benches.search_problems import is_table, optimum_j
-from scripts.benches.search_scores import optimisation_regrets
+from scripts.benchmarks import recorded_network
+from scripts.benchmarks.recorded_network import Recipe, RecordedNetwork, open_network
+from scripts.benchmarks.search_cells import Cell, run_cell, run_cells
+from scripts.benchmarks.search_problems import is_table, optimum_j
+from scripts.benchmarks.search_scores import optimisation_regrets
 from wattbit.errors import DataError
 from wattbit.plan import PrecisionPlan
 
@@ -71,7 +71,7 @@ def digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     overrides = ("workload=digits", "workload.epochs=1", "precisions=integer", "energy=modelled")
     recipe = Recipe((*overrides, f"cache_dir={tmp_path}"), 32)
     monkeypatch.setattr(recorded_network, "NETWORKS", {**recorded_network.NETWORKS, "digits": recipe})
-    monkeypatch.setattr("scripts.benches.search_problems.NETWORKS", {"digits": recipe})
+    monkeypatch.setattr("scripts.benchmarks.search_problems.NETWORKS", {"digits": recipe})
     open_network.cache_clear()
     optimum_j.cache_clear()
     return "digits"

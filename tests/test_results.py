@@ -11,10 +11,12 @@ from synthetic import Comparisons, StubModel, SyntheticEvaluator, make_profile
 
 from agents.archive import Archive
 from agents.baselines import ILP, Greedy, Random, Uniform
-from agents.certification import Deployment, HeldOut, certify_tolerance
-from agents.comparison import Comparison
 from agents.ppo import PPO
-from agents.results import (
+from agents.search_comparison import SearchComparison
+from envs.gate import SearchGate
+from envs.layer_precision import LayerPrecisionEnv
+from pipeline.certification import Deployment, SplitEvaluator, certify_tolerance
+from pipeline.collect_results import (
     archive_records,
     bundled_plans,
     compared_plan,
@@ -24,8 +26,6 @@ from agents.results import (
     profile_record,
     sequence_records,
 )
-from envs.gate import SearchGate
-from envs.layer_precision import LayerPrecisionEnv
 from wattbit.guardrail import Guardrail
 from wattbit.plan import PrecisionPlan
 
@@ -34,7 +34,7 @@ TOLERANCES = (0.5, 1.0, 2.0, 4.0)
 
 
 @pytest.fixture(scope="module")
-def comparison(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Comparison]:
+def comparison(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SearchComparison]:
     """A search by every method."""
     comparisons = Comparisons(tmp_path_factory.mktemp("run"))
     made = comparisons.make(SyntheticEvaluator(PROFILE))
@@ -57,14 +57,14 @@ def comparison(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Comparison]
     comparisons.close()
 
 
-def held_out(samples: int = 2000) -> HeldOut:
+def held_out(samples: int = 2000) -> SplitEvaluator:
     """A split that agrees with the search split."""
     evaluator = SyntheticEvaluator(PROFILE, samples=samples)
     return StubModel(PROFILE, lambda plan: evaluator.evaluate(plan).counts.reference_only).held_out(samples)
 
 
 @pytest.fixture(scope="module")
-def deployments(comparison: Comparison) -> list[Deployment]:
+def deployments(comparison: SearchComparison) -> list[Deployment]:
     split = held_out()
     return [certify_tolerance(comparison.archive, split, PROFILE, Guardrail(t)) for t in TOLERANCES]
 
@@ -73,7 +73,7 @@ def as_json(value: Any) -> Any:
     return json.loads(json.dumps(value, allow_nan=False))
 
 
-def test_ppo_never_costs_more_than_the_best_of_uniform_greedy_and_ilp(comparison: Comparison) -> None:
+def test_ppo_never_costs_more_than_the_best_of_uniform_greedy_and_ilp(comparison: SearchComparison) -> None:
     found = found_plans(comparison.runs, {}, PROFILE, TOLERANCES)
     outcomes = {plan.plan: comparison.evaluator.evaluate(plan.plan) for plan in found}
     for tolerance in TOLERANCES:
@@ -85,7 +85,7 @@ def test_ppo_never_costs_more_than_the_best_of_uniform_greedy_and_ilp(comparison
 
 
 def test_every_method_has_a_plan_for_every_tolerance_and_uniform_plans_have_each_their_own(
-    comparison: Comparison,
+    comparison: SearchComparison,
 ) -> None:
     policy = dict.fromkeys(TOLERANCES[:2], PROFILE.reference_plan)
     found = found_plans(comparison.runs, policy, PROFILE, TOLERANCES)
@@ -123,7 +123,9 @@ def test_an_interrupted_comparison_has_plans_of_the_methods_that_ran(tmp_path: P
 
 
 @pytest.mark.parametrize("looked", [True, False])
-def test_a_plan_record_is_json_and_null_where_nobody_looked(comparison: Comparison, looked: bool) -> None:
+def test_a_plan_record_is_json_and_null_where_nobody_looked(
+    comparison: SearchComparison, looked: bool
+) -> None:
     certify, test = (held_out(), held_out(500)) if looked else (None, None)
     for found in found_plans(comparison.runs, {}, PROFILE, (1.0,)):
         record = plan_record(found, comparison.evaluator, certify, test, Guardrail(1.0))
@@ -144,7 +146,7 @@ def test_a_plan_record_is_json_and_null_where_nobody_looked(comparison: Comparis
             assert measured == [None] * 4
 
 
-def test_a_plan_is_compared_with_the_figures_of_its_record(comparison: Comparison) -> None:
+def test_a_plan_is_compared_with_the_figures_of_its_record(comparison: SearchComparison) -> None:
     found = found_plans(comparison.runs, {}, PROFILE, (1.0,))[-1]
     for certify in (held_out(), None):
         record = plan_record(found, comparison.evaluator, certify, None, Guardrail(1.0))
@@ -156,7 +158,7 @@ def test_a_plan_is_compared_with_the_figures_of_its_record(comparison: Compariso
 
 
 def test_what_is_deployed_passed_and_is_the_cheapest_that_did(
-    comparison: Comparison, deployments: list[Deployment]
+    comparison: SearchComparison, deployments: list[Deployment]
 ) -> None:
     certify = held_out()
     records = deployed_records(deployments, comparison.archive, certify, held_out(500), PROFILE)
@@ -177,7 +179,7 @@ def test_what_is_deployed_passed_and_is_the_cheapest_that_did(
     assert records["4"]["saving"] > 0.1
 
 
-def test_where_nothing_passed_there_is_null_and_nothing_to_bundle(comparison: Comparison) -> None:
+def test_where_nothing_passed_there_is_null_and_nothing_to_bundle(comparison: SearchComparison) -> None:
     hopeless = StubModel(PROFILE, lambda plan: 0 if plan == PROFILE.reference_plan else 900).held_out(1000)
     deployments = [certify_tolerance(comparison.archive, hopeless, PROFILE, Guardrail(1.0))]
     assert deployed_records(deployments, comparison.archive, hopeless, hopeless, PROFILE) == {"1": None}
@@ -185,7 +187,7 @@ def test_where_nothing_passed_there_is_null_and_nothing_to_bundle(comparison: Co
 
 
 def test_a_bundle_carries_the_certified_plans_from_the_strictest_tolerance_on(
-    comparison: Comparison, deployments: list[Deployment]
+    comparison: SearchComparison, deployments: list[Deployment]
 ) -> None:
     certify = held_out()
     plans = bundled_plans(deployments[::-1], comparison.archive, certify, PROFILE)
@@ -196,7 +198,7 @@ def test_a_bundle_carries_the_certified_plans_from_the_strictest_tolerance_on(
         assert plan.saving == PROFILE.saving(plan.energy_j)
 
 
-def test_the_archive_and_the_profile_are_json(comparison: Comparison) -> None:
+def test_the_archive_and_the_profile_are_json(comparison: SearchComparison) -> None:
     records = archive_records(comparison.archive)
     assert as_json(records) == records
     assert len(records) == len(comparison.archive)

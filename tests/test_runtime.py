@@ -18,16 +18,16 @@ import tiny
 import torch
 from torch import Tensor, nn
 
-from wattbit import audit
-from wattbit.audit import AuditLog, verify
-from wattbit.bundle import ControllerBundle
-from wattbit.controller import PrecisionController
+from wattbit.audit import log as audit
+from wattbit.audit.log import AuditLog, verify
 from wattbit.errors import AuditError, BundleError, GuardrailError, ModelError, OutputError, WattbitError
-from wattbit.kernels import cpu
-from wattbit.layers import SwitchableModel
-from wattbit.runtime import PrecisionRuntime, RuntimeCounters
-from wattbit.serving import layer_without_kernel
-from wattbit.shadow import ShadowWatch, disagreement
+from wattbit.execution.kernels import cpu
+from wattbit.execution.switchable import SwitchableModel
+from wattbit.serving.attach import layer_without_kernel
+from wattbit.serving.bundle import ControllerBundle
+from wattbit.serving.controller import PrecisionController
+from wattbit.serving.runtime import PrecisionRuntime, RuntimeStats
+from wattbit.serving.shadow import ShadowWatch, disagreement
 
 TOLERANCE_PP, PRECISION = tiny.DEPLOYED[1]
 X = tiny.images(16)
@@ -36,7 +36,7 @@ X = tiny.images(16)
 @pytest.fixture(autouse=True)
 def quiet(caplog: pytest.LogCaptureFixture) -> None:
     """Rollbacks are logged; tests need not print them."""
-    caplog.set_level(logging.CRITICAL, logger="wattbit.runtime")
+    caplog.set_level(logging.CRITICAL, logger="wattbit.serving.runtime")
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ def test_without_a_fitting_plan_the_reference_runs_bit_for_bit(make, reference: 
     runtime = make(tolerance_pp=0.1, shadow_share=1.0)
     assert same(runtime(X), reference)
     assert runtime.plan == runtime.decision.plan
-    assert runtime.counters == RuntimeCounters(samples=16)
+    assert runtime.counters == RuntimeStats(samples=16)
 
 
 def test_an_output_is_of_the_same_kind_as_the_model_s(make) -> None:
@@ -308,8 +308,8 @@ def test_closing_from_inside_a_batch_is_refused_and_can_be_done_afterwards(make)
 
 def broken_kernels(monkeypatch: pytest.MonkeyPatch, change: Callable[[Tensor], Tensor]) -> None:
     """Let every packed kernel change its result."""
-    from wattbit import packing
-    from wattbit.kernels import PackedKernel
+    from wattbit.execution import packing
+    from wattbit.execution.kernels import PackedKernel
 
     pack = packing.pack
 
@@ -455,7 +455,7 @@ def test_evidence_is_fresh_after_a_restoration(make, monkeypatch: pytest.MonkeyP
 
 
 def test_rollbacks_are_logged_for_people(make, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.WARNING, logger="wattbit.runtime")
+    caplog.set_level(logging.WARNING, logger="wattbit.serving.runtime")
     make().rollback("a test")
     assert caplog.messages == ["rolled back to the reference: a test"]
 

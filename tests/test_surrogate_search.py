@@ -10,11 +10,11 @@ from agents.additive import additive_plans
 from agents.archive import Archive, ArchivingEvaluator
 from agents.baselines import ILP
 from agents.bayesian import BayesianOptimisation
-from agents.chain_step import chain_steps
 from agents.local_search import LocalSearch
 from agents.search_method import BudgetSpent, SearchInterrupted, SearchMethod, SearchTask
-from agents.surrogate import DropSurrogate, plan_indices
-from envs.evaluator import Evaluator, Outcome
+from agents.surrogate.chain_step import chain_steps
+from agents.surrogate.drop_surrogate import DropSurrogate, plan_indices
+from envs.evaluators.plan_evaluator import Evaluator, Outcome
 from envs.gate import SearchGate
 from envs.synthetic import SyntheticEvaluator as InteractingLayers
 from wattbit.plan import PrecisionPlan

@@ -7,8 +7,8 @@ import pytest
 from results_example import bare_results, example_results, interrupted_results
 from rich.console import Console, RenderableType
 
-from scripts.quantities import format_energy, format_percent
-from scripts.tables import deployed_summary, final_table
+from report.formatting import format_energy, format_percent
+from report.tables import deployed_summary, final_table
 from wattbit.errors import ConfigError
 
 

@@ -20,7 +20,7 @@ from envs.gate import SearchGate
 from envs.layer_precision import LayerPrecisionEnv
 from envs.tabular import TabularEvaluator
 from wattbit.errors import ConfigError, DataError, GuardrailError, PlanError
-from wattbit.paired import PairedCounts
+from wattbit.judging.noninferiority import PairedCounts
 from wattbit.plan import PrecisionPlan
 
 

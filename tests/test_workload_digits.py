@@ -9,10 +9,11 @@ import torch
 import yaml
 from torch import Tensor, fx, nn
 
-from wattbit.batches import Inputs, predict
 from wattbit.errors import ConfigError, DataError, ModelError
-from workloads import digits, training
-from workloads.training import seeded, shift_images, train_classifier
+from wattbit.model_inputs import Inputs, predict
+from workloads import classifier_training as training
+from workloads import digits
+from workloads.classifier_training import seeded, shift_images, train_classifier
 from workloads.workload import SPLITS, Split, Workload
 
 CONFIG = Path(__file__).parents[1] / "conf" / "workload" / "digits.yaml"

@@ -12,7 +12,7 @@ import yaml
 from test_workload_fashion_mnist import arguments, contents, write
 from torch import Tensor, fx, nn
 
-from wattbit.batches import predict
+from wattbit.model_inputs import predict
 from workloads import fashion_mnist
 from workloads.fashion_transformer import FashionTransformer, load
 
@@ -43,7 +43,7 @@ def test_a_second_load_takes_the_trained_weights_from_the_cache(
 
     write(tmp_path / "data", contents())
     first = load(**arguments(tmp_path)).model.state_dict()
-    monkeypatch.setattr("workloads.training.train_classifier", refuse)
+    monkeypatch.setattr("workloads.classifier_training.train_classifier", refuse)
     again = load(**arguments(tmp_path)).model.state_dict()
     assert all(torch.equal(first[name], again[name]) for name in first)
     with pytest.raises(RuntimeError, match="trained again"):

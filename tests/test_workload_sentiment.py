@@ -19,14 +19,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from wattbit.batches import predict
 from wattbit.errors import ConfigError, DataError, ModelError
+from wattbit.model_inputs import predict
 from workloads import fine_tuning, minilm, sentiment, sentiment_data
+from workloads.classifier_training import seeded
 from workloads.fine_tuning import batches_of_similar_length, fine_tune
 from workloads.sentiment import load
 from workloads.sentiment_data import SDIST, labelled, parse_ratings, read_sentences
 from workloads.sentiment_net import EncoderSize, SentimentNet
-from workloads.training import seeded
 from workloads.workload import Split
 
 ROOT = Path(__file__).parents[1]

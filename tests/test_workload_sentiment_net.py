@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
-from wattbit.batches import batches
-from wattbit.layers import SwitchableModel
+from wattbit.execution.switchable import SwitchableModel
+from wattbit.model_inputs import batches
 from wattbit.plan import PrecisionPlan
 from workloads.minilm import encoder_state
 from workloads.sentiment_net import EncoderSize, SentimentNet

@@ -11,19 +11,19 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from wattbit.bundle import BundledPlan, ControllerBundle
 from wattbit.calibration import calibration_to_json
-from wattbit.certificate import Candidate, Certificate, array_fingerprint, certify_sequence
 from wattbit.energy.device_model import DeviceModel
+from wattbit.execution.switchable import SwitchableModel
 from wattbit.features import FeatureEncoder
-from wattbit.fingerprint import model_fingerprint
 from wattbit.guardrail import Guardrail
-from wattbit.layer_costs import ModelledCost
-from wattbit.layers import SwitchableModel
+from wattbit.judging.certificate import Candidate, Certificate, array_fingerprint, certify_sequence
 from wattbit.plan import PrecisionPlan
 from wattbit.policy import MLPPolicy
 from wattbit.profile import ModelProfile
-from wattbit.profiler import measure_profile
+from wattbit.profiling.layer_costs import ModelledCost
+from wattbit.profiling.profiler import measure_profile
+from wattbit.serving.bundle import BundledPlan, ControllerBundle
+from wattbit.storage.fingerprint import model_fingerprint
 
 CLASSES = 5
 PRECISIONS = ("fp32", "bf16", "int8", "int4", "mxfp4")

@@ -10,28 +10,28 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from wattbit.bundle import ControllerBundle, load_bundle
-    from wattbit.controller import PrecisionController
-    from wattbit.layers import SwitchableModel
+    from wattbit.execution.switchable import SwitchableModel
     from wattbit.plan import PrecisionPlan
     from wattbit.precision import PRECISIONS, Precision
     from wattbit.profile import ModelProfile
-    from wattbit.profiler import measure_profile
-    from wattbit.runtime import PrecisionRuntime
+    from wattbit.profiling.profiler import measure_profile
+    from wattbit.serving.bundle import ControllerBundle, load_bundle
+    from wattbit.serving.controller import PrecisionController
+    from wattbit.serving.runtime import PrecisionRuntime
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "ControllerBundle": "bundle",
-    "load_bundle": "bundle",
-    "PrecisionController": "controller",
-    "SwitchableModel": "layers",
+    "ControllerBundle": "serving.bundle",
+    "load_bundle": "serving.bundle",
+    "PrecisionController": "serving.controller",
+    "SwitchableModel": "execution.switchable",
     "PrecisionPlan": "plan",
     "PRECISIONS": "precision",
     "Precision": "precision",
     "ModelProfile": "profile",
-    "measure_profile": "profiler",
-    "PrecisionRuntime": "runtime",
+    "measure_profile": "profiling.profiler",
+    "PrecisionRuntime": "serving.runtime",
 }
 
 __all__ = [

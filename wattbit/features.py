@@ -190,7 +190,7 @@ class FeatureEncoder:
         ]
 
 
-class PlanWalk:
+class PlanBuilder:
     """One pass over the layers in execution order, which gives each of them a precision."""
 
     def __init__(self, encoder: FeatureEncoder, context: Context) -> None:

@@ -1,7 +1,7 @@
 """The limits a plan must hold: how far accuracy may drop, overall and by class, how slow or large it may be.
 
-A `Guardrail` says what is allowed; whether a plan holds it is tested in `wattbit.certificate`. A tolerance
-relative to the reference accuracy, as MLPerf states its quality targets ("99% of FP32"), is a
+A `Guardrail` says what is allowed; whether a plan holds it is tested in `wattbit.judging.certificate`. A
+tolerance relative to the reference accuracy, as MLPerf states its quality targets ("99% of FP32"), is a
 `RelativeGuardrail` until the reference accuracy is known. Needs neither torch nor numpy.
 """
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wattbit.features import Context, FeatureEncoder, Mask, Observation, PlanWalk
+from wattbit.features import Context, FeatureEncoder, Mask, Observation, PlanBuilder
 from wattbit.plan import PrecisionPlan
 
 POLICY_SCHEMA = 1
@@ -83,7 +83,7 @@ class MLPPolicy:
                 f"policy was trained for {', '.join(self.precisions)}; "
                 f"this profile has {', '.join(encoder.profile.precisions)}"
             )
-        walk = PlanWalk(encoder, context)
+        walk = PlanBuilder(encoder, context)
         while not walk.done:
             walk.assign(self.act(walk.observation, walk.mask))
         return walk.plan

@@ -1,7 +1,7 @@
 """The profile of a model on a device: what each layer costs and tolerates at each precision.
 
-Values only; `wattbit.profiler` measures them. Needs neither torch nor numpy, so that a controller can read
-a profile where torch is not installed.
+Values only; `wattbit.profiling.profiler` measures them. Needs neither torch nor numpy, so that a controller
+can read a profile where torch is not installed.
 
 Energy model of a plan (additive, with conversions)::
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from workloads import training
+from workloads import classifier_training as training
 from workloads.blocks import ResidualBlock
 from workloads.splits import make_splits
 from workloads.trained import trained_classifier

@@ -24,9 +24,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from wattbit.batches import map_tensors
 from wattbit.errors import DataError
-from workloads import training
+from wattbit.model_inputs import map_tensors
+from workloads import classifier_training as training
 from workloads.blocks import ResidualBlock
 from workloads.cache import write_atomically
 from workloads.splits import make_splits

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from workloads import training
+from workloads import classifier_training as training
 from workloads.fashion_mnist import CLASSES, read_splits
 from workloads.trained import trained_classifier
 from workloads.workload import Workload

@@ -1,7 +1,7 @@
 """Fine-tune a pretrained text classifier on one split: AdamW with a warm-up and a cosine.
 
 Batches hold sentences of similar length and are cut to their longest one, which halves the time. As in
-`workloads.training`, randomness comes from generators seeded here.
+`workloads.classifier_training`, randomness comes from generators seeded here.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wattbit.batches import call_model, logits_of
 from wattbit.errors import ConfigError, ModelError
-from workloads.training import Progress
+from wattbit.model_inputs import call_model, logits_of
+from workloads.classifier_training import Progress
 from workloads.workload import Split
 
 WARM_UP = 0.1

@@ -11,7 +11,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from wattbit.batches import Inputs, batches, map_tensors, select
+from wattbit.model_inputs import Inputs, batches, map_tensors, select
 from workloads.workload import Split, Workload, named_tensors
 
 _MASK = "attention_mask"
@@ -26,7 +26,7 @@ def split_batches(workload: Workload, name: str) -> tuple[list[Inputs], Tensor]:
         name: The split.
     """
     split, size = workload.splits[name], workload.batch_size
-    if workload.cuts_padding:
+    if workload.trim_padding:
         return batches_by_length(split, size)
     return list(batches(split.inputs, size)), split.labels
 

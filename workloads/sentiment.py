@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from wattbit.sensitivity import SensitivityMethod
+from wattbit.profiling.sensitivity import SensitivityMethod
 from workloads import fine_tuning, minilm, sentiment_data, sentiment_net
 from workloads.cache import cached_state_dict, source_of
+from workloads.classifier_training import log_progress, seeded
 from workloads.sentiment_net import EncoderSize, SentimentNet
 from workloads.splits import make_splits
-from workloads.training import log_progress, seeded
 from workloads.workload import Workload
 
 _log = logging.getLogger(__name__)
@@ -100,7 +100,7 @@ def load(
         batch_size=batch_size,
         description="MiniLM-L6 encoder (37 linear layers, 23 M parameters) on sentences of film reviews",
         sensitivity=sensitivity,
-        cuts_padding=True,
+        trim_padding=True,
     )
 
 

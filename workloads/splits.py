@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from wattbit.batches import Inputs, select
 from wattbit.errors import DataError
+from wattbit.model_inputs import Inputs, select
 from workloads.workload import MIN_SAMPLES, SPLITS, Split
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from workloads import training
+from workloads import classifier_training as training
 from workloads.cache import cached_state_dict, source_of
 from workloads.workload import Split
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from wattbit.batches import Inputs, num_samples, select
 from wattbit.errors import ConfigError, DataError, ModelError
-from wattbit.sensitivity import SensitivityMethod, require_method
+from wattbit.model_inputs import Inputs, num_samples, select
+from wattbit.profiling.sensitivity import SensitivityMethod, require_method
 
 SPLITS = ("train", "calibrate", "search", "certify", "test")
 """The parts of a workload's data. Each has one use, and no sample is in two of them."""
@@ -81,8 +81,8 @@ class Workload:
         classes: Name of each class; labels are indices into it.
         batch_size: Samples a batch when the model is evaluated.
         description: One line on the model and the data.
-        sensitivity: How a profile of the model finds its sensitivities; see `wattbit.profiler`.
-        cuts_padding: True if sentences may be run together with others of like length, without the padding
+        sensitivity: How a profile of the model finds its sensitivities; see `wattbit.profiling.profiler`.
+        trim_padding: True if sentences may be run together with others of like length, without the padding
             behind them (`workloads.padding`): twice as fast, for models that do not look at padding.
 
     Raises:
@@ -98,7 +98,7 @@ class Workload:
     batch_size: int
     description: str
     sensitivity: SensitivityMethod = "direct"
-    cuts_padding: bool = False
+    trim_padding: bool = False
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:

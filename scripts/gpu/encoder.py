@@ -15,18 +15,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from scripts.benches.switch import WIDTH, network
-from scripts.benches.switch import measure as measure_switches
-from scripts.benches.timing import best_s
+from scripts.benchmarks.switch import WIDTH, network
+from scripts.benchmarks.switch import measure as measure_switches
+from scripts.benchmarks.timing import best_s
 from scripts.gpu.layers import OFFERED
 from scripts.gpu.machine import Machine
-from scripts.gpu.measure import Measurer
+from scripts.gpu.measure import GpuMeasurer
 from scripts.gpu.record import Section, describe_error
-from wattbit.batches import batches
 from wattbit.energy.protocol import compare
-from wattbit.energy.rejection import Rules
+from wattbit.energy.rejection import RejectionRules
 from wattbit.errors import MeterError
-from wattbit.layers import SwitchableModel
+from wattbit.execution.switchable import SwitchableModel
+from wattbit.model_inputs import batches
 from wattbit.plan import PrecisionPlan
 from workloads.sentiment_net import EncoderSize, SentimentNet
 
@@ -103,7 +103,7 @@ def parity(section: Section, machine: Machine, size: EncoderSize | None = None) 
 
 @torch.inference_mode()
 def end_to_end(
-    section: Section, machine: Machine, measurer: Measurer, size: EncoderSize | None = None
+    section: Section, machine: Machine, measurer: GpuMeasurer, size: EncoderSize | None = None
 ) -> None:
     """One batch under each plan beside the reference plan: time and energy."""
     with attached_encoder(machine.device, size) as (model, batch):
@@ -136,7 +136,7 @@ def abba(
         for title, plan in section.within_time(chosen, seconds_each, lambda item: item[0]):
             found = compare(
                 meter, reference, partial(model.run, batch, plan),
-                window_s=window_s, trials=trials, rules=Rules(attempts=1), idle_w=idle_w,
+                window_s=window_s, trials=trials, rules=RejectionRules(attempts=1), idle_w=idle_w,
             )  # fmt: skip
             section.add(
                 {"plan": title, "provenance": meter.provenance, **asdict(found), "net_ratio": found.net_ratio}

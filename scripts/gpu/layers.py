@@ -10,13 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from scripts.benches.kernel_cases import Case, conv_case, linear_case
+from scripts.benchmarks.kernel_cases import Case, conv_case, linear_case
 from scripts.gpu.machine import Machine
-from scripts.gpu.measure import Measurer, Work
+from scripts.gpu.measure import GpuMeasurer, Work
 from scripts.gpu.record import Section
-from wattbit.kernels import find_native, pack
-from wattbit.kernels.cuda import CUDA_OPERATIONS
-from wattbit.kernels.registry import NativeKernel
+from wattbit.execution.kernels import find_native, pack
+from wattbit.execution.kernels.cuda import CUDA_OPERATIONS
+from wattbit.execution.kernels.registry import NativeKernel
 from wattbit.precision import PRECISIONS, Precision
 
 OFFERED = tuple(operation.precision for operation in CUDA_OPERATIONS)
@@ -70,7 +70,7 @@ def _parity(case: Case, precision: Precision) -> dict[str, Any]:
 
 
 @torch.inference_mode()
-def costs(section: Section, machine: Machine, measurer: Measurer, scale: float = 1.0) -> None:
+def costs(section: Section, machine: Machine, measurer: GpuMeasurer, scale: float = 1.0) -> None:
     """Time and energy of every shape at every native precision, beside float32 without TF32."""
     for case in section.within_time(cases(machine.device, scale), LEAST_S, lambda case: case.name):
         works: dict[str, Work] = {"fp32": case.reference}
@@ -88,7 +88,7 @@ def _packed(native: NativeKernel, case: Case, precision: Precision) -> Work:
     return lambda: kernel(case.x)
 
 
-def _attention_costs(section: Section, machine: Machine, measurer: Measurer, scale: float) -> None:
+def _attention_costs(section: Section, machine: Machine, measurer: GpuMeasurer, scale: float) -> None:
     """Softmax attention itself: no plan switches it, but it is what plans leave in float32."""
     batch, heads, tokens, width = ATTENTION
     shape = (max(1, int(batch * scale)), heads, tokens, width)
@@ -108,6 +108,8 @@ def _attention_costs(section: Section, machine: Machine, measurer: Measurer, sca
         _add_rows(section, {"layer": name, "batch": shape[0]}, measurer, works)
 
 
-def _add_rows(section: Section, facts: dict[str, Any], measurer: Measurer, works: Mapping[str, Work]) -> None:
+def _add_rows(
+    section: Section, facts: dict[str, Any], measurer: GpuMeasurer, works: Mapping[str, Work]
+) -> None:
     for precision, row in measurer.rotate(works, section.left_s).items():
         section.add({**facts, "precision": precision, **row})

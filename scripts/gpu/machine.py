@@ -15,7 +15,7 @@ from wattbit.energy.nvml import NvmlMeter
 from wattbit.energy.nvml_devices import load_nvml
 from wattbit.energy.protocol import measure_idle_w
 from wattbit.errors import ConfigError, MeterError
-from wattbit.kernels.cuda_float import has_fp32_precision
+from wattbit.execution.kernels.cuda_float import has_fp32_precision
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,12 +16,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from scripts.benches.timing import best_s
+from scripts.benchmarks.timing import best_s
 from scripts.gpu.machine import Machine
 from scripts.gpu.record import describe_error
 from wattbit.energy.meter import Energy
 from wattbit.energy.ratio_interval import ratio_interval
-from wattbit.energy.rejection import Rules, rejection
+from wattbit.energy.rejection import RejectionRules, rejection
 from wattbit.errors import MeterError
 
 Work = Callable[[], object]
@@ -54,7 +54,7 @@ _Pairs = Sequence[tuple[_Window, _Window]]
 """Both windows of one work in each trial."""
 
 
-class Measurer:
+class GpuMeasurer:
     """Measures on one machine.
 
     A meter that refuses several rotations is asked no more, so that the time goes into what can be had. Every
@@ -196,7 +196,7 @@ def _cautions(windows: Mapping[str, _Pairs]) -> list[str]:
     causes = []
     for trial in zip(*windows.values(), strict=True):
         pairs = [(first.spent, second.spent) for first, second in trial if first.spent and second.spent]
-        verdict = rejection([window for pair in pairs for window in pair], pairs, Rules())
+        verdict = rejection([window for pair in pairs for window in pair], pairs, RejectionRules())
         if verdict is not None:
             causes.append(verdict.cause)
     return list(dict.fromkeys(causes))

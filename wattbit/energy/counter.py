@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Generic, Protocol, TypeVar, runtime_checkable
 
-from wattbit.energy.exclusive import exclusive_use
+from wattbit.energy.device_lock import exclusive_use
 from wattbit.energy.meter import Energy, EnergyMeter
 from wattbit.errors import MeterError
 

@@ -17,8 +17,8 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from wattbit.canonical import canonical_json
-from wattbit.energy.comparison import Comparison
+from wattbit.audit.canonical_json import canonical_json
+from wattbit.energy.energy_comparison import EnergyComparison
 from wattbit.errors import OutputError
 
 CACHE_SCHEMA = 1
@@ -46,12 +46,12 @@ class MeasurementCache:
         """The file."""
         return self._path
 
-    def get(self, parts: Mapping[str, Any]) -> Comparison | None:
+    def get(self, parts: Mapping[str, Any]) -> EnergyComparison | None:
         """The measurement that depends on ``parts`` (plain JSON values), or None."""
         entry = self._known.get(self._key(parts))
         return None if entry is None else _comparison(entry)
 
-    def put(self, parts: Mapping[str, Any], found: Comparison) -> None:
+    def put(self, parts: Mapping[str, Any], found: EnergyComparison) -> None:
         """Keep a measurement, beside those that other processes have kept since.
 
         Raises:
@@ -113,13 +113,13 @@ _POSITIVE = {"energy_ratio", "reference_j", "candidate_j", "reference_s", "candi
 _OPTIONAL = {"ratio_low", "ratio_high", "reference_rel_std", "idle_w"}
 
 
-def _comparison(entry: object) -> Comparison | None:
+def _comparison(entry: object) -> EnergyComparison | None:
     """The measurement in a cache entry, or None if it is damaged."""
-    if not isinstance(entry, dict) or set(entry) != {field.name for field in fields(Comparison)}:
+    if not isinstance(entry, dict) or set(entry) != {field.name for field in fields(EnergyComparison)}:
         return None
     if not all(_fits(name, value) for name, value in entry.items()):
         return None
-    return Comparison(**entry)
+    return EnergyComparison(**entry)
 
 
 def _fits(name: str, value: object) -> bool:

@@ -22,19 +22,19 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 
-from wattbit.energy.comparison import Comparison, Confirmation
 from wattbit.energy.counter import CounterMeter
-from wattbit.energy.exclusive import exclusive_use
+from wattbit.energy.device_lock import exclusive_use
+from wattbit.energy.energy_comparison import Confirmation, EnergyComparison
 from wattbit.energy.meter import EnergyMeter
-from wattbit.energy.rejection import Rules
+from wattbit.energy.rejection import RejectionRules
 from wattbit.energy.trial import TrialRunner, Work, make_schedule
 from wattbit.energy.trial_series import TrialSeries
 from wattbit.errors import MeterError
 
 __all__ = [
-    "Comparison",
     "Confirmation",
-    "Rules",
+    "EnergyComparison",
+    "RejectionRules",
     "Work",
     "compare",
     "compare_all",
@@ -53,10 +53,10 @@ def compare(
     trials: int | None = None,
     warmup: int = 2,
     clock: Callable[[], float] = time.perf_counter,
-    rules: Rules | None = None,
+    rules: RejectionRules | None = None,
     idle_w: float | None = None,
     sleep: Callable[[float], None] = time.sleep,
-) -> Comparison:
+) -> EnergyComparison:
     """Measure ``candidate`` against ``reference`` in ABBA order, while no other measurement runs.
 
     Args:
@@ -96,10 +96,10 @@ def compare_all(
     trials: int | None = None,
     warmup: int = 2,
     clock: Callable[[], float] = time.perf_counter,
-    rules: Rules | None = None,
+    rules: RejectionRules | None = None,
     idle_w: float | None = None,
     sleep: Callable[[float], None] = time.sleep,
-) -> list[Comparison]:
+) -> list[EnergyComparison]:
     """Measure several pairs of (reference, candidate), taking turns, while no other measurement runs.
 
     Args:
@@ -118,7 +118,7 @@ def compare_all(
         MeterError: If the meter fails, there are fewer than 2 trials, no window is that long, or the device
             was not left alone (heat, throttling, other processes).
     """
-    rules = rules or Rules()
+    rules = rules or RejectionRules()
     if window_s is not None and not 0.0 < window_s < math.inf:
         raise MeterError(
             f"window of {window_s} s cannot be filled, must be above 0 and finite; 5 s suits NVML"
@@ -168,7 +168,7 @@ def confirm_plan(
     *,
     window_s: float | None = None,
     trials: int | None = None,
-    rules: Rules | None = None,
+    rules: RejectionRules | None = None,
 ) -> Confirmation:
     """Measure a whole model under a plan against the whole model at the reference.
 

@@ -14,7 +14,7 @@ _CLOCK_FACTOR = 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
+class RejectionRules:
     """What a trial must satisfy, and how often it is tried.
 
     Attributes:
@@ -62,7 +62,7 @@ class Rejection:
 
 
 def rejection(
-    windows: Sequence[Energy], pairs: Iterable[tuple[Energy, Energy]], rules: Rules
+    windows: Sequence[Energy], pairs: Iterable[tuple[Energy, Energy]], rules: RejectionRules
 ) -> Rejection | None:
     """Why a trial of these windows is thrown away, or None if it is good.
 

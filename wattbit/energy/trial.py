@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from wattbit.energy.counter import CounterMeter
 from wattbit.energy.device_sync import synchronize
 from wattbit.energy.meter import Energy, EnergyMeter
-from wattbit.energy.rejection import Rejection, Rules, rejection
+from wattbit.energy.rejection import Rejection, RejectionRules, rejection
 
 Work = Callable[[], object]
 
@@ -151,7 +151,7 @@ class TrialRunner:
         reference: Work,
         candidate: Work,
         schedule: Schedule,
-        rules: Rules,
+        rules: RejectionRules,
         sleep: Callable[[float], None],
     ) -> None:
         self.schedule = schedule

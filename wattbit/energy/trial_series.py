@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from wattbit.energy.comparison import Comparison
+from wattbit.energy.energy_comparison import EnergyComparison
 from wattbit.energy.ratio_interval import ratio_interval
 from wattbit.energy.trial import Trial, TrialRunner
 from wattbit.errors import MeterError
@@ -63,7 +63,7 @@ class TrialSeries:
                 f"{cause}; leave the device to this process alone and let it cool, or choose energy=modelled"
             )
 
-    def result(self, idle_w: float | None) -> Comparison:
+    def result(self, idle_w: float | None) -> EnergyComparison:
         """What the trials say; if too few were good, those that only scatter count as well.
 
         They are then reliable only if there are so many that the ratio is as certain as one good trial's.
@@ -83,7 +83,7 @@ class TrialSeries:
             whole.energy_ratio, [part.energy_ratio for part in parts], rules.confidence
         )
         reference_j, reference_s = whole.reference_j / repeats, whole.reference_s / repeats
-        return Comparison(
+        return EnergyComparison(
             energy_ratio=whole.energy_ratio,
             energy_rel_std=statistics.stdev(part.energy_ratio for part in parts) / whole.energy_ratio,
             reference_j=reference_j,

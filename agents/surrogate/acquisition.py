@@ -1,0 +1,103 @@
+"""How much a plan that was not run yet promises, and the plans nearby that promise most.
+
+A plan's energy is known without running it, so its expected improvement at a tolerance (Jones et al. 1998) is
+the energy it saves beyond the best plan known, times the probability that it passes the search gate (Gardner
+et al. 2014, "Bayesian optimization with inequality constraints").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agents.archive import Archive
+from agents.surrogate.drop_surrogate import FittedSurrogate
+from agents.surrogate.plan_arrays import Indices, PlanArrays
+
+Floats = NDArray[np.float64]
+
+# Changes of one layer and of two tried at each step of a climb: all there are of one up to 130 layers of four
+# precisions. Without a limit, the time of a step would grow with the square of the layers.
+_SINGLE = 400
+_PAIRS = 200
+_MOST_STEPS = 100
+
+
+class Acquisition:
+    """What plans promise at each of some tolerances, given what is known now.
+
+    Args:
+        surrogate: Predicts drops.
+        archive: What is known; a plan in it promises nothing any more.
+        tolerances_pp: The tolerances.
+    """
+
+    def __init__(self, surrogate: FittedSurrogate, archive: Archive, tolerances_pp: Sequence[float]) -> None:
+        self._surrogate = surrogate
+        self._arrays = surrogate.arrays
+        self._tolerances_pp = tuple(tolerances_pp)
+        self._best_j = np.array([archive.best(tolerance).energy_j for tolerance in tolerances_pp])
+        self._known = {row.tobytes() for row in self._arrays.indices([o.plan for o in archive])}
+
+    @property
+    def arrays(self) -> PlanArrays:
+        """The profile as tables."""
+        return self._arrays
+
+    def is_known(self, row: Indices) -> bool:
+        """True if the plan (layers,) was run, or was chosen to be run."""
+        return row.tobytes() in self._known
+
+    def exclude(self, row: Indices) -> None:
+        """Let the plan (layers,) promise nothing from now on."""
+        self._known.add(row.tobytes())
+
+    def values(self, indices: Indices) -> Floats:
+        """The share of the best known energy that each plan is expected to save, (plans, tolerances)."""
+        gains: Floats = np.maximum(0.0, 1.0 - self._arrays.energies_j(indices)[:, None] / self._best_j)
+        gains[[row.tobytes() in self._known for row in indices]] = 0.0
+        hopeful = gains.any(axis=1)
+        if hopeful.any():
+            gains[hopeful] *= self._surrogate.chances(indices[hopeful], self._tolerances_pp)
+        return gains
+
+    def climb(self, start: Indices, column: int, rng: np.random.Generator) -> tuple[Indices, float]:
+        """From ``start`` (layers,) the best change of one or two layers, until none is better.
+
+        Args:
+            start: The plan to start from.
+            column: Which tolerance.
+            rng: Draws the changes of two layers.
+
+        Returns:
+            A plan that is not known and what it promises; 0 if there is none better than what is known.
+        """
+        best, value = start, float(self.values(start[None])[0, column])
+        for _ in range(_MOST_STEPS):
+            around = self._around(best, rng)
+            values = self.values(around)[:, column]
+            top = int(values.argmax())
+            if values[top] <= value * (1.0 + 1e-9):
+                break
+            best, value = around[top], float(values[top])
+        return best, value
+
+    def _around(self, plan: Indices, rng: np.random.Generator) -> Indices:
+        """Changes of one layer, and of two."""
+        supported = self._arrays.supported
+        layers, choices = supported.nonzero()
+        other = plan[layers] != choices
+        layers, choices = layers[other], choices[other]
+        if not len(layers):
+            return plan[None]
+        if len(layers) > _SINGLE:
+            drawn = rng.choice(len(layers), _SINGLE, replace=False)
+            layers, choices = layers[drawn], choices[drawn]
+        single = np.repeat(plan[None], len(layers), axis=0)
+        single[np.arange(len(layers)), layers] = choices
+        double = single[rng.integers(len(layers), size=_PAIRS)]
+        second = rng.integers(len(layers), size=_PAIRS)
+        double[np.arange(_PAIRS), layers[second]] = choices[second]
+        return np.concatenate([single, double])

@@ -1,0 +1,85 @@
+"""Running plans in worker processes of this machine, with the outcomes of a serial run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Self
+
+from torch import Tensor
+
+from envs.evaluators.plan_evaluator import Outcome, PlanEvaluator
+from envs.evaluators.workers import EvaluatorFactory, WorkerPool
+from wattbit.execution.switchable import SwitchableModel
+from wattbit.model_inputs import Inputs
+from wattbit.plan import PrecisionPlan
+from wattbit.profile import ModelProfile
+
+
+class ParallelEvaluator(PlanEvaluator):
+    """A `PlanEvaluator` that runs lists of plans in worker processes.
+
+    A list is run in the order of the plans' precisions, in equal parts, one a worker: neighbours have their
+    first layers in common, which an evaluator need run only once. A single plan is run in this process, and
+    whatever was run is remembered here. Used as a context manager it ends its workers, and nobody else's;
+    after that it runs everything in this process.
+
+    Args:
+        model: As for `PlanEvaluator`.
+        profile: As for `PlanEvaluator`.
+        inputs: As for `PlanEvaluator`.
+        labels: As for `PlanEvaluator`.
+        factory: Builds the same evaluator in a worker.
+        workers: Number of worker processes, started when the first list comes.
+        batch_size: As for `PlanEvaluator`.
+        known: As for `PlanEvaluator`.
+
+    Raises:
+        ConfigError: If there are fewer than 2 workers.
+        DataError: As `PlanEvaluator` does.
+        ModelError: As `PlanEvaluator` does.
+    """
+
+    def __init__(
+        self,
+        model: SwitchableModel,
+        profile: ModelProfile,
+        inputs: Inputs | list[Inputs],
+        labels: Tensor,
+        *,
+        factory: EvaluatorFactory,
+        workers: int,
+        batch_size: int = 256,
+        known: Mapping[PrecisionPlan, Outcome] | None = None,
+    ) -> None:
+        super().__init__(model, profile, inputs, labels, batch_size=batch_size, known=known)
+        self._pool: WorkerPool | None = WorkerPool(factory, workers)
+
+    def evaluate_all(self, plans: Sequence[PrecisionPlan]) -> list[Outcome]:
+        """The outcomes of ``plans``, in the order given; what is not known yet is run by the workers.
+
+        Raises:
+            PlanError: If one is for another model or uses a precision a layer does not support; none is run.
+            WorkerError: If a worker ended by itself twice, or failed.
+        """
+        required = [self.profile.require_plan(plan) for plan in plans]
+        new = dict.fromkeys(plan for plan in required if plan not in self._outcomes)
+        if self._pool is not None and len(new) > 1:
+            ordered = sorted(new, key=lambda plan: tuple(plan.values()))
+            for outcome in self._pool.evaluate(ordered):
+                self._outcomes[outcome.plan] = outcome
+        return super().evaluate_all(required)
+
+    def close(self) -> None:
+        """End the workers; from now on everything runs in this process."""
+        if self._pool is not None:
+            self._pool.close()
+            self._pool = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

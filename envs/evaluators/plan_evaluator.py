@@ -1,0 +1,181 @@
+"""Running plans on the search split: the costly seam between the environment and the model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from wattbit.errors import DataError, ModelError
+from wattbit.execution.prefix_sharing import MEMORY_BYTES, PrefixSharing
+from wattbit.execution.switchable import SwitchableModel
+from wattbit.judging.noninferiority import PairedCounts
+from wattbit.model_inputs import Inputs, batches
+from wattbit.plan import PrecisionPlan
+from wattbit.profile import ModelProfile
+from wattbit.profiling.profiler import divergence
+
+# The divergence of an output that is not finite, nats: larger than any finite one seen, and still a number.
+_WORST = 100.0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one plan costs and what it does to accuracy on the search split.
+
+    Attributes:
+        plan: The plan.
+        energy_j: Energy per inference by the profile's additive model, joules.
+        latency_ms: Time per inference by the profile's additive model, milliseconds.
+        counts: Paired outcomes against the reference.
+        divergence: Mean Kullback-Leibler divergence from the reference output, nats.
+    """
+
+    plan: PrecisionPlan
+    energy_j: float
+    latency_ms: float
+    counts: PairedCounts
+    divergence: float
+
+    @property
+    def drop_pp(self) -> float:
+        """Observed drop in percentage points."""
+        return self.counts.drop_pp
+
+
+class Evaluator(Protocol):
+    """Evaluates plans of one model; `PlanEvaluator` is the real one, tests bring their own."""
+
+    @property
+    def profile(self) -> ModelProfile:
+        """The model's profile."""
+
+    @property
+    def evaluations(self) -> int:
+        """Number of distinct plans run so far."""
+
+    def evaluate(self, plan: PrecisionPlan) -> Outcome:
+        """The outcome of ``plan``; a plan that was evaluated before costs nothing."""
+
+    def evaluate_all(self, plans: Sequence[PrecisionPlan]) -> list[Outcome]:
+        """The outcome of each of ``plans``, in the order given; what is given twice is run once."""
+
+
+class PlanEvaluator:
+    """Runs plans on held data and remembers every outcome.
+
+    Plans that are asked for together run what they begin with in common only once.
+
+    Args:
+        model: The calibrated model.
+        profile: Its profile, for energy and latency.
+        inputs: Samples to run plans on: the ``search`` split; a list holds batches that are cut already.
+        labels: Their labels, int64, shape (samples,).
+        batch_size: Samples per forward pass, where the inputs are to be cut.
+        known: Outcomes from an earlier run, which are not evaluated again.
+        memory_bytes: See `PrefixSharing`.
+
+    Raises:
+        DataError: If there are not as many labels as samples.
+        ModelError: If the reference output is not finite.
+    """
+
+    def __init__(
+        self,
+        model: SwitchableModel,
+        profile: ModelProfile,
+        inputs: Inputs | list[Inputs],
+        labels: Tensor,
+        *,
+        batch_size: int = 256,
+        known: Mapping[PrecisionPlan, Outcome] | None = None,
+        memory_bytes: int = MEMORY_BYTES,
+    ) -> None:
+        self._profile = profile
+        self._batches = inputs if isinstance(inputs, list) else list(batches(inputs, batch_size))
+        self._labels = labels
+        self._outcomes = dict(known or {})
+        logits = model.logits(self._batches, model.reference_plan)
+        if labels.shape != logits.shape[:1]:
+            raise DataError(f"{len(labels)} labels for {len(logits)} samples; give one label a sample")
+        if not bool(torch.isfinite(logits).all()):
+            raise ModelError(
+                "the reference output on the search split holds NaN or infinite values, allowed are 0; "
+                "check the model and its inputs"
+            )
+        self._sharing = PrefixSharing(model, self._batches[0], memory_bytes=memory_bytes)
+        self._reference_log = F.log_softmax(logits, 1)
+        self._reference_correct = correct(logits, labels)
+
+    @property
+    def profile(self) -> ModelProfile:
+        """The model's profile."""
+        return self._profile
+
+    @property
+    def evaluations(self) -> int:
+        """Number of distinct plans run so far, earlier runs included."""
+        return len(self._outcomes)
+
+    @property
+    def reference_accuracy(self) -> float:
+        """Accuracy of the reference on the search split, 0 to 1."""
+        return float(self._reference_correct.double().mean())
+
+    @property
+    def sharing(self) -> PrefixSharing:
+        """What runs the plans: says how much they shared, or why they cannot."""
+        return self._sharing
+
+    @property
+    def samples(self) -> int:
+        """Number of samples a plan is run on."""
+        return len(self._labels)
+
+    def evaluate(self, plan: PrecisionPlan) -> Outcome:
+        """Run ``plan`` on the search split, or recall its outcome.
+
+        Raises:
+            PlanError: If the plan is for another model or uses a precision a layer does not support.
+        """
+        outcome = self._outcomes.get(plan)
+        if outcome is None:
+            [outcome] = self.evaluate_all([plan])
+        return outcome
+
+    def evaluate_all(self, plans: Sequence[PrecisionPlan]) -> list[Outcome]:
+        """Run ``plans`` on the search split, or recall their outcomes, in the order given.
+
+        Raises:
+            PlanError: If one is for another model or uses a precision a layer does not support; none is run.
+        """
+        required = [self._profile.require_plan(plan) for plan in plans]
+        new = [plan for plan in required if plan not in self._outcomes]
+        for plan, logits in self._sharing.logits(self._batches, new):
+            self._outcomes[plan] = self._outcome(plan, logits)
+        return [self._outcomes[plan] for plan in required]
+
+    def __deepcopy__(self, memo: dict[int, object]) -> PlanEvaluator:
+        # Gymnasium copies the arguments of environments; what is remembered is to be shared, not copied.
+        return self
+
+    def _outcome(self, plan: PrecisionPlan, logits: Tensor) -> Outcome:
+        values = divergence(self._reference_log, logits).double().nan_to_num(nan=_WORST, posinf=_WORST)
+        return Outcome(
+            plan=plan,
+            energy_j=self._profile.plan_energy_j(plan),
+            latency_ms=self._profile.plan_latency_ms(plan),
+            counts=PairedCounts.from_correct(
+                self._reference_correct.numpy(), correct(logits, self._labels).numpy()
+            ),
+            divergence=float(values.clamp_max(_WORST).mean()),
+        )
+
+
+def correct(logits: Tensor, labels: Tensor) -> Tensor:
+    """Which samples are classified right, (samples,) bool; an output that is not finite is wrong."""
+    return (logits.argmax(1) == labels) & torch.isfinite(logits).all(1)

@@ -1,0 +1,124 @@
+"""What train.py and evaluate.py share: settings checked before anything happens, errors in one line."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import re
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import hydra
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from pipeline.writable import require_writable
+from wattbit.errors import ConfigError, WattbitError
+
+CONF = Path(__file__).parent.parent / "conf"
+USER_ERROR = 2
+"""Exit code for anything the user can mend."""
+
+
+def main(config_name: str, task: Callable[[DictConfig], None]) -> None:
+    """Run ``task`` under Hydra; a `WattbitError` becomes one line on stderr and exit code 2."""
+    arguments = sys.argv[1:]
+    with one_line_errors():
+        if {"--help", "-h"} & set(arguments):
+            print(help_text(config_name))
+            return
+        if not any(argument.startswith("-") for argument in arguments):
+            config = check_overrides(config_name, arguments)
+            require_writable(Path(config.hydra.run.dir))
+
+    @hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)
+    def run(config: DictConfig) -> None:
+        with one_line_errors():
+            task(config)
+
+    run()
+
+
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turn a `WattbitError` into one line on stderr and exit code 2."""
+    try:
+        yield
+    except WattbitError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(USER_ERROR)
+
+
+def help_text(config_name: str) -> str:
+    """The help of ``config_name``: its template with the options of every group and the settings' values."""
+    config = check_overrides(config_name, [])
+    template: str = config.hydra.help.template
+    settings = {str(key): config._get_node(key) for key in config if key not in ("hydra", "energy")}
+    text = OmegaConf.to_yaml(OmegaConf.create(settings), resolve=False)
+    folders = sorted({path.parent.relative_to(CONF).as_posix() for path in CONF.rglob("*.yaml")} - {"."})
+    groups = "\n".join(f"  {group}: {', '.join(group_options(group))}" for group in folders)
+    return template.replace("$GROUPS", groups).replace("$SETTINGS", textwrap.indent(text, "  ").rstrip())
+
+
+def check_overrides(config_name: str, overrides: list[str]) -> DictConfig:
+    """Compose the configuration, and say what the choices are where an override does not fit.
+
+    Raises:
+        ConfigError: Naming the override and the valid choices.
+    """
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        try:
+            return compose(config_name, overrides, return_hydra_config=True)
+        except (HydraException, OmegaConfBaseException) as error:
+            raise ConfigError(_explain(config_name, overrides, error)) from None
+
+
+def _explain(config_name: str, overrides: list[str], error: Exception) -> str:
+    try:
+        parsed = OverridesParser.create().parse_overrides(overrides)
+    except (HydraException, OmegaConfBaseException):
+        return f"cannot read the settings {' '.join(overrides)!r}: write key=value, lists as [a,b], no blanks"
+    for override in parsed:
+        explanation = _explain_one(config_name, override)
+        if explanation:
+            return explanation
+    return str(error).splitlines()[0]
+
+
+def _explain_one(config_name: str, override: Override) -> str | None:
+    key = override.key_or_group
+    value = override.value()
+    options = group_options(key)
+    if options and not override.is_force_add():
+        known = value is None or value in options
+        return (
+            None if known else f"{key}={value}: no such option; choose from {_nearest_first(value, options)}"
+        )
+    config: object = compose(config_name)
+    for part in key.split("."):
+        if not isinstance(config, DictConfig):
+            return f"{key}: no such setting; the part before .{part} is a plain value"
+        if part not in config:
+            return (
+                f"{key}: no such setting; choose from {_nearest_first(part, [str(name) for name in config])}"
+            )
+        config = OmegaConf.select(config, part)
+    return None
+
+
+def group_options(group: str) -> list[str]:
+    """The options of a configuration group: the names of its files."""
+    folder = CONF / group
+    return sorted(path.stem for path in folder.glob("*.yaml")) if re.fullmatch(r"[\w/]+", group) else []
+
+
+def _nearest_first(value: object, choices: list[str]) -> str:
+    unique = list(dict.fromkeys(choices))
+    near = difflib.get_close_matches(str(value), unique, n=2, cutoff=0.5)
+    return ", ".join([*near, *(choice for choice in unique if choice not in near)])

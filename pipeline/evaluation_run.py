@@ -1,0 +1,230 @@
+"""The job of evaluate.py: every plan asked about, and every baseline, on ``certify`` and ``test``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from hydra import compose
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from agents.baselines import uniform_plans
+from envs.evaluators.plan_evaluator import PlanEvaluator
+from pipeline.build import build, build_costs, build_model, build_workload, profile_model, use_threads
+from pipeline.certification import SplitEvaluator
+from pipeline.cli import group_options
+from pipeline.collect_results import RESULTS_SCHEMA, FoundPlan, plan_record
+from pipeline.progress import Stages, make_console
+from report.tables import final_table
+from wattbit.calibration import calibration_from_json
+from wattbit.errors import BundleError, ConfigError, OutputError
+from wattbit.execution.switchable import SwitchableModel
+from wattbit.guardrail import Guardrail
+from wattbit.plan import PrecisionPlan
+from wattbit.precision import PRECISIONS
+from wattbit.profile import ModelProfile
+from wattbit.serving.bundle import ControllerBundle, load_bundle
+from wattbit.storage.fingerprint import model_fingerprint
+from workloads.padding import split_batches
+from workloads.workload import Workload
+
+BUNDLED, GIVEN = "bundle", "plan"
+DEFAULT_TOLERANCE_PP = 1.0
+NOT_PASSED = 1
+"""Exit code if a plan that was asked about does not pass its guardrail."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is evaluated: a workload, its profile, the plans asked about and those they are compared with."""
+
+    workload: Workload
+    model: SwitchableModel
+    profile: ModelProfile
+    bundle: ControllerBundle | None
+    energy_note: str
+
+
+def evaluate(config: DictConfig) -> None:
+    """Judge what the settings name, print the table, and exit with 1 if a plan asked about does not pass."""
+    if config.bundle is None and config.plan is None:
+        raise ConfigError(
+            "nothing to evaluate: give bundle=FOLDER, plan=FILE.json, plan=int8, or several of them"
+        )
+    use_threads(config.threads)
+    console = make_console()
+    stages = Stages(console)
+    with stages.stage("model", "load model and data"):
+        subject = _subject(config)
+    with subject.model as model:
+        held = {name: split_batches(subject.workload, name) for name in ("search", "certify", "test")}
+        evaluator = PlanEvaluator(model, subject.profile, *held["search"])
+        guardrail = _guardrail(config, subject.bundle, evaluator.reference_accuracy)
+        found = _plans(config, subject, guardrail)
+        certify, test = (SplitEvaluator(model, *held[name]) for name in ("certify", "test"))
+        records = []
+        with stages.stage("evaluate", "evaluate plans") as update:
+            for done, item in enumerate(found, 1):
+                limits = replace(guardrail, tolerance_pp=item.tolerance_pp)
+                record = plan_record(item, evaluator, certify, test, limits)
+                records.append(as_bundled(record, subject.bundle))
+                update(done, len(found), item.method)
+        results = _results(config, subject, guardrail, evaluator, records, test)
+    console.print(subject.energy_note, highlight=False, soft_wrap=True, markup=False)
+    console.print(final_table(results))
+    asked = [record for record in records if record["method"] in (BUNDLED, GIVEN)]
+    _tell(console, asked)
+    if config.json is not None:
+        _write(Path(config.json), results)
+    if any(record["verdict"] != "pass" for record in asked):
+        sys.exit(NOT_PASSED)
+
+
+def _subject(config: DictConfig) -> Subject:
+    bundle = None if config.bundle is None else load_bundle(Path(config.bundle))
+    workload = build_workload(_workload_config(config, bundle))
+    if bundle is None:
+        return _profiled(config, workload)
+    found = model_fingerprint(workload.model)
+    if found != bundle.model_fingerprint:
+        raise BundleError(
+            f"{config.bundle} is for model {bundle.model_fingerprint[:12]}…, workload {workload.name} has "
+            f"{found[:12]}…; give the workload and the seed it was trained with"
+        )
+    model = build_model(workload, list(bundle.profile.precisions))
+    if model.layer_names != bundle.profile.layer_names:
+        raise BundleError(f"{config.bundle} is for a model with other layers than workload {workload.name}")
+    model.load_calibration(calibration_from_json(bundle.calibration_json))
+    note = f"Energy is {bundle.profile.provenance} for {bundle.profile.device}, as in the bundle."
+    return Subject(workload, model, bundle.profile, bundle, note)
+
+
+def _profiled(config: DictConfig, workload: Workload) -> Subject:
+    make_costs, note = build_costs(_group(config, "energy", "auto"))
+    model = build_model(workload, list(PRECISIONS))
+    profile, _ = profile_model(model, workload, make_costs)
+    return Subject(workload, model, profile, None, note)
+
+
+def _guardrail(config: DictConfig, bundle: ControllerBundle | None, reference_accuracy: float) -> Guardrail:
+    """The limits named on the command line, else those the bundle was certified against, else the default."""
+    if bundle is not None and config.get("guardrail") is None and bundle.certificates:
+        own = [certificate.guardrail for certificate in bundle.certificates]
+        return min(own, key=lambda guardrail: abs(guardrail.tolerance_pp - DEFAULT_TOLERANCE_PP))
+    guardrail: Guardrail = build(_group(config, "guardrail", "default")).resolve(reference_accuracy)
+    return guardrail
+
+
+def _workload_config(config: DictConfig, bundle: ControllerBundle | None) -> DictConfig:
+    """The workload named on the command line, else the bundle's with the arguments it was made with."""
+    if bundle is None or config.get("workload") is not None:
+        return _group(config, "workload", "digits")
+    name = bundle.workload.get("name")
+    if name not in group_options("workload"):
+        raise BundleError(
+            f"{config.bundle} was made for workload {name!r}, which conf/workload has no file for; add it"
+        )
+    node = _group(config, "workload", str(name), from_default=True)
+    arguments = {key: value for key, value in bundle.workload.get("arguments", {}).items() if key in node}
+    arguments.pop("cache_dir", None)  # where data are kept is this machine's business
+    return OmegaConf.merge(node, arguments)  # type: ignore[return-value]
+
+
+def _group(config: DictConfig, group: str, default: str, *, from_default: bool = False) -> DictConfig:
+    """The option chosen for ``group``, or ``default`` with this run's seed and cache folder."""
+    if config.get(group) is not None and not from_default:
+        node: DictConfig = config[group]
+        return node
+    overrides = [f"{group}={default}", f"seed={config.seed}", f"cache_dir='{config.cache_dir}'"]
+    composed: DictConfig = compose("evaluate", overrides)[group]
+    return composed
+
+
+def _plans(config: DictConfig, subject: Subject, guardrail: Guardrail) -> list[FoundPlan]:
+    """The plans asked about first, then the baselines, at every tolerance there is a plan for."""
+    profile, bundle = subject.profile, subject.bundle
+    found: list[FoundPlan] = []
+    if bundle is not None:
+        found += [FoundPlan(BUNDLED, plan.tolerance_pp, plan.plan, None, None) for plan in bundle.plans]
+    tolerances = {plan.tolerance_pp for plan in bundle.compared} if bundle else {guardrail.tolerance_pp}
+    if config.plan is not None:
+        plan = profile.require_plan(read_plan(str(config.plan), profile.layer_names))
+        found.append(FoundPlan(GIVEN, guardrail.tolerance_pp, plan, None, None))
+    for tolerance in sorted({*tolerances, *(item.tolerance_pp for item in found)}):
+        uniform = uniform_plans(profile)
+        found += [FoundPlan(f"uniform_{name}", tolerance, plan, None, None) for name, plan in uniform.items()]
+    others = [] if bundle is None else [p for p in bundle.compared if not p.method.startswith("uniform_")]
+    found += [FoundPlan(p.method, p.tolerance_pp, p.plan, None, None) for p in others]
+    return found
+
+
+def as_bundled(record: Mapping[str, Any], bundle: ControllerBundle | None) -> dict[str, Any]:
+    """``record`` with the energy that the bundle gives the plan, which may have been found end to end."""
+    plans = {} if bundle is None else {plan.plan.plan_id: plan for plan in bundle.plans}
+    known = plans.get(record["plan_id"])
+    return dict(record) if known is None else {**record, "energy_j": known.energy_j, "saving": known.saving}
+
+
+def read_plan(text: str, layers: Sequence[str]) -> PrecisionPlan:
+    """A plan from a file's path, or the uniform plan of a precision's name."""
+    if text in PRECISIONS:
+        return PrecisionPlan.uniform(layers, text)
+    if not text.endswith(".json") and not Path(text).exists():
+        raise ConfigError(
+            f"plan={text}: no such file, and no precision has that name; give a JSON file or one of "
+            f"{', '.join(PRECISIONS)}"
+        )
+    return PrecisionPlan.read(Path(text), layers)
+
+
+def _results(
+    config: DictConfig,
+    subject: Subject,
+    guardrail: Guardrail,
+    evaluator: PlanEvaluator,
+    records: list[dict[str, Any]],
+    test: SplitEvaluator,
+) -> dict[str, Any]:
+    profile = subject.profile
+    return {
+        "schema": RESULTS_SCHEMA,
+        "status": "finished",
+        "workload": subject.workload.name,
+        "device": profile.device,
+        "seed": config.seed,
+        "provenance": profile.provenance,
+        "energy_note": subject.energy_note,
+        "reference": {
+            "accuracy": evaluator.reference_accuracy,
+            "energy_j": profile.reference_energy_j,
+            "latency_ms": profile.plan_latency_ms(profile.reference_plan),
+            "test_accuracy": test.reference_accuracy,
+        },
+        "precisions": list(profile.precisions),
+        "tolerances_pp": sorted({record["tolerance_pp"] for record in records}),
+        "guardrail": guardrail.as_dict(),
+        "splits": {name: len(split) for name, split in subject.workload.splits.items()},
+        "plans": records,
+    }
+
+
+def _tell(console: Console, asked: Sequence[Mapping[str, Any]]) -> None:
+    for record in asked:
+        console.print(
+            f"{record['method']} at {record['tolerance_pp']:g} pp: {record['verdict']}: {record['reason']}",
+            highlight=False, soft_wrap=True, markup=False,
+        )  # fmt: skip
+
+
+def _write(path: Path, results: Mapping[str, Any]) -> None:
+    try:
+        path.write_text(json.dumps(results, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {path}: {error.strerror}; choose another file with json=FILE"
+        ) from None

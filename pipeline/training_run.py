@@ -1,0 +1,310 @@
+"""The job of train.py, stage by stage."""
+
+from __future__ import annotations
+
+import logging
+import resource
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+from rich.console import Console
+
+from agents.archive import Journal
+from agents.baselines import ILP, Greedy, Random, Uniform
+from agents.ppo import PPO
+from agents.search_comparison import SearchComparison
+from agents.search_method import SearchMethod
+from agents.stopping import StopRule
+from envs.evaluators.plan_evaluator import Outcome, PlanEvaluator
+from envs.gate import SearchGate
+from pipeline.build import (
+    CostFactory,
+    build,
+    build_costs,
+    build_model,
+    build_workload,
+    plain,
+    profile_model,
+    use_threads,
+)
+from pipeline.confirmation import certificate_record, confirmed
+from pipeline.evaluator_factory import build_evaluator, require_workers, workers_ended
+from pipeline.judge_search import Judged, judge_search
+from pipeline.progress import Stages, make_console
+from pipeline.run_folder import RunFolder
+from pipeline.signals import stop_on_signals
+from report.html_report import write_report
+from report.tables import deployed_summary, final_table
+from wattbit.audit.log import AuditLog
+from wattbit.calibration import calibration_from_json, calibration_to_json
+from wattbit.errors import GuardrailError, PrecisionError
+from wattbit.execution.switchable import REFERENCE, SwitchableModel
+from wattbit.guardrail import Guardrail
+from wattbit.judging.certificate import feasible_before_search
+from wattbit.model_inputs import call_model, logits_of, predict, select
+from wattbit.precision import parse_precisions
+from wattbit.profile import ModelProfile
+from wattbit.profiling.profiler import CostModel
+from wattbit.serving.bundle import load_bundle, save_bundle
+from wattbit.serving.controller import PrecisionController
+from wattbit.serving.runtime import PrecisionRuntime
+from wattbit.storage.fingerprint import model_fingerprint
+from workloads.workload import Workload
+
+log = logging.getLogger("wattbit.train")
+
+
+def train(config: DictConfig) -> None:
+    """Run every stage and leave the results in Hydra's output folder."""
+    folder = RunFolder(Path(HydraConfig.get().runtime.output_dir))
+    with folder.discarded_on_failure():
+        TrainingRun(config, folder, make_console()).run()
+    folder.publish(Path("outputs"))
+
+
+class TrainingRun:
+    """One run of train.py: profile, learn, compare, certify, export, report.
+
+    Args:
+        config: The settings.
+        folder: Where everything is written.
+        console: What people see.
+    """
+
+    def __init__(self, config: DictConfig, folder: RunFolder, console: Console) -> None:
+        self._started = time.perf_counter()
+        self._config = config
+        self._folder = folder
+        self._console = console
+        self._stages = Stages(console)
+        self._notes: list[str] = []
+        self._stop = StopRule(config.time_limit_s)
+
+    def run(self) -> None:
+        """Run every stage."""
+        config = self._config
+        use_threads(config.threads)
+        require_workers(config.workers)
+        names = require_precisions(config.precisions.names)
+        tolerances = require_tolerances(config.tolerances_pp)
+        guardrail = build(config.guardrail)
+        make_costs, energy_note = build_costs(config.energy)
+        self._say(energy_note)
+        with self._stages.stage("model", "load model and data"):
+            workload = build_workload(config.workload)
+        self._say(f"Workload {workload.name}: {workload.description}.")
+        with build_model(workload, names) as model:
+            profile, costs = self._profile(model, workload, make_costs)
+            known = {outcome.plan: outcome for outcome, _ in Journal(self._folder.journal).read(profile)}
+            evaluator = build_evaluator(config, model, workload, profile, known)
+            if evaluator.sharing.refusal:
+                self._say(f"Plans share no work, each runs by itself: {evaluator.sharing.refusal}.")
+            guardrail = guardrail.resolve(evaluator.reference_accuracy)
+            tolerances = with_tolerance(tolerances, guardrail.tolerance_pp)
+            self._note_hopeless_tolerances(len(workload.splits["certify"]), tolerances, guardrail)
+            comparison, agent = self._search(evaluator, tolerances, guardrail)
+            with self._stages.stage("certify", "certify and compare") as update:
+                about = {
+                    "seed": config.seed,
+                    "status": self._stop.status,
+                    "notes": self._notes,
+                    "energy_note": energy_note,
+                }
+                judged = judge_search(
+                    workload, model, evaluator, comparison, agent, guardrail, about, _origin(config), update
+                )
+            if profile.provenance != "modelled":
+                with self._stages.stage("confirm", "confirm end to end"):
+                    judged = confirmed(judged, costs)
+        self._export(judged)
+        self._check_export(judged, workload)
+        self._console.print(final_table(judged.results))
+        self._console.print(deployed_summary(judged.results))
+        for name in ("report.html", "results.json", "bundle"):
+            self._say(f"{name:<13}{self._folder.path / name}")
+
+    # --- profile ----------------------------------------------------------------------------------------
+
+    def _profile(
+        self, model: SwitchableModel, workload: Workload, make_costs: CostFactory
+    ) -> tuple[ModelProfile, CostModel]:
+        if workload.sensitivity == "adjoint":
+            self._notes.append("sensitivities are estimated from derivatives; large ones are measured")
+        fingerprint = model_fingerprint(workload.model)
+        known = self._folder.load_state(fingerprint)
+        if known is not None:
+            self._say("Going on with an interrupted run: its profile and every plan it evaluated are kept.")
+            model.load_calibration(calibration_from_json(known[1]))
+            return known[0], make_costs(model, workload.splits["calibrate"])
+        with self._stages.stage("profile", "profile layers") as update:
+            profile, costs = profile_model(
+                model,
+                workload,
+                make_costs,
+                workers=self._config.workers,
+                progress=lambda done, total: update(done, total, ""),
+            )
+        self._folder.save_state(fingerprint, profile, calibration_to_json(model.calibration))
+        return profile, costs
+
+    def _note_hopeless_tolerances(
+        self, samples: int, tolerances: Sequence[float], guardrail: Guardrail
+    ) -> None:
+        for tolerance in tolerances:
+            message = feasible_before_search(samples, tolerance, guardrail.alpha, guardrail.strict)
+            if message:
+                self._notes.append(message)
+                self._say(f"Note: {message}.")
+
+    # --- learn and compare ------------------------------------------------------------------------------
+
+    def _search(
+        self, evaluator: PlanEvaluator, tolerances: tuple[float, ...], guardrail: Guardrail
+    ) -> tuple[SearchComparison, PPO]:
+        profile = evaluator.profile
+        gate: SearchGate = build(self._config.env.gate)
+        with (
+            Journal(self._folder.journal) as journal,
+            stop_on_signals(self._stop, self._console),
+            workers_ended(evaluator),
+        ):
+            comparison = SearchComparison(
+                evaluator=evaluator,
+                reference=evaluator.evaluate(profile.reference_plan),
+                gate=gate,
+                tolerances_pp=tolerances,
+                stop=self._stop,
+                journal=journal,
+                listener=lambda method, done, total, note: self._update(done, total, f"{method} {note}"),
+                allowed=lambda o: not guardrail.violations(o.latency_ms, profile.plan_memory_bytes(o.plan)),
+            )
+            comparison.restore(journal.read(profile))
+            comparison.on_new = lambda outcome, method: self._keep_best(comparison, outcome)
+            going = self._run_baselines(comparison, len(profile.precisions))
+            agent = self._agent(comparison.pp_per_nat(), gate, tolerances)
+            if going:
+                with self._stages.stage("train", "train the policy") as self._update:
+                    budget = self._config.budget.agent
+                    going = comparison.run(agent, budget, self._config.seed, seeded=True)
+        if not going:
+            self._say(f"Search stopped early ({self._stop.status}); going on with the best plans so far.")
+        return comparison, agent
+
+    def _run_baselines(self, comparison: SearchComparison, uniform_plans: int) -> bool:
+        """Run every baseline; False if the search has to stop."""
+        baselines: list[SearchMethod] = [Uniform(), Greedy(), ILP(), Random()]
+        going = True
+        with self._stages.stage("compare", "evaluate baselines") as self._update:
+            for method in baselines:
+                # Uniform plans are few, and a comparison without them would say nothing.
+                budget = uniform_plans if method.name == "uniform" else self._config.budget.baseline
+                going = going and comparison.run(method, budget, self._config.seed)
+        return going
+
+    def _agent(self, pp_per_nat: float, gate: SearchGate, tolerances: Sequence[float]) -> PPO:
+        low, high = self._config.env.tolerance_range_pp
+        # Wide enough for every tolerance asked for: beyond it the policy would extrapolate.
+        widened = [min(low, *tolerances), max(high, *tolerances)]
+        settings = {"pp_per_nat": pp_per_nat, "gate": gate, "tolerance_range_pp": widened}
+        agent: PPO = build(
+            self._config.agent,
+            make_env=build(self._config.env, _partial_=True, **settings),
+            tensorboard_log=str(self._folder.tensorboard),
+            checkpoint=str(self._folder.checkpoint),
+        )
+        return agent
+
+    def _keep_best(self, comparison: SearchComparison, outcome: Outcome) -> None:
+        """Keep the best feasible plans on disk at any moment."""
+        best = {f"{t:g}": comparison.archive.best(t) for t in comparison.tolerances_pp}
+        if all(found.plan != outcome.plan for found in best.values()):
+            return
+        plans = {
+            key: {"energy_j": o.energy_j, "search_drop_pp": o.drop_pp, "precisions": dict(o.plan)}
+            for key, o in best.items()
+        }
+        provenance = comparison.evaluator.profile.provenance
+        note = "best plans that pass the search gate so far; not certified"
+        self._folder.write_json(
+            "best.json", {"schema": 1, "note": note, "provenance": provenance, "plans": plans}
+        )
+
+    # --- export -----------------------------------------------------------------------------------------
+
+    def _export(self, judged: Judged) -> None:
+        """Write results, report and bundle; the bundle last, because it carries the report."""
+        results = judged.results
+        with self._stages.stage("report", "draw the report"):
+            results["seconds"] = {**self._stages.seconds, "total": time.perf_counter() - self._started}
+            results["peak_rss_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+            self._folder.write_json("results.json", results)
+            write_report(self._folder.path, results)
+        extra = {"report.html": (self._folder.path / "report.html").read_bytes()}
+        if self._folder.checkpoint.exists():
+            extra["ppo.zip"] = self._folder.checkpoint.read_bytes()
+        save_bundle(judged.bundle, self._folder.bundle, extra)
+
+    def _check_export(self, judged: Judged, workload: Workload) -> None:
+        """Load what was exported as a serving process would, and run a batch; the audit log starts here."""
+        with AuditLog(self._folder.audit) as audit:
+            for plan in judged.bundle.plans:
+                audit.append("certificate", certificate_record(plan, judged.results))
+        batch = select(workload.splits["test"].inputs, slice(0, workload.batch_size))
+        expected = predict(workload.model, batch, workload.batch_size)
+        runtime: PrecisionRuntime = build(
+            self._config.runtime,
+            controller=PrecisionController(load_bundle(self._folder.bundle)),
+            model=workload.model,
+            tolerance_pp=max((plan.tolerance_pp for plan in judged.bundle.plans), default=1.0),
+            audit_path=str(self._folder.audit),
+        )
+        with runtime, torch.inference_mode():
+            logits = logits_of(call_model(runtime, batch))
+        agreement = float((logits.argmax(1) == expected.argmax(1)).double().mean())
+        log.info("the exported bundle agrees with the reference on %.2f %% of a batch", 100 * agreement)
+
+    def _say(self, message: str) -> None:
+        self._console.print(message, highlight=False, soft_wrap=True, markup=False)
+
+
+def require_precisions(names: Sequence[str]) -> list[str]:
+    """Check the precisions to offer.
+
+    Raises:
+        PrecisionError: If one is unknown or given twice, or the reference does not come first.
+    """
+    known = [precision.name for precision in parse_precisions(names)]
+    if known[0] != REFERENCE:
+        raise PrecisionError(
+            f"precisions start with {known[0]!r}; the reference {REFERENCE!r} must come first"
+        )
+    return known
+
+
+def require_tolerances(values: Sequence[float]) -> tuple[float, ...]:
+    """Check the tolerances to serve.
+
+    Raises:
+        GuardrailError: If one is not above 0, or there is none.
+    """
+    if not values:
+        raise GuardrailError("tolerances_pp is empty, needs at least one; [0.25,0.5,1,2] is the default")
+    return tuple(Guardrail(float(value)).tolerance_pp for value in values)
+
+
+def with_tolerance(tolerances: Sequence[float], own_pp: float) -> tuple[float, ...]:
+    """The tolerances and the guardrail's own, ascending; one that prints like another is not added."""
+    printed = {f"{tolerance:g}" for tolerance in tolerances}
+    added = [] if f"{own_pp:g}" in printed else [own_pp]
+    return tuple(sorted({*tolerances, *added}))
+
+
+def _origin(config: DictConfig) -> dict[str, Any]:
+    """How to make the workload again: its option and the arguments it was loaded with."""
+    arguments = {key: value for key, value in plain(config.workload).items() if key != "_target_"}
+    return {"name": HydraConfig.get().runtime.choices["workload"], "arguments": arguments}

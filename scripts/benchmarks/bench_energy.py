@@ -1,0 +1,55 @@
+"""Joules for benchmarks: measured where this machine has a counter, left out where it has none."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from scripts.benchmarks import Cell
+from wattbit.energy.meter import EnergyMeter
+from wattbit.energy.protocol import compare
+from wattbit.energy.rapl import RaplMeter
+from wattbit.energy.rejection import RejectionRules
+from wattbit.errors import MeterError
+
+Work = Callable[[], object]
+
+# A benchmark has many rows: what scatters is marked, not measured again.
+_RULES = RejectionRules(attempts=1)
+_TRIALS = 3
+
+
+def find_counter() -> EnergyMeter | None:
+    """The CPU's energy counter; None if it cannot be read here."""
+    try:
+        return RaplMeter()
+    except MeterError:
+        return None
+
+
+def energy_columns(
+    counter: EnergyMeter | None,
+    reference: Work,
+    candidate: Work,
+    *,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, Cell]:
+    """Joules of one run of each and their ratio; empty cells where there is no counter or it fails."""
+    columns: dict[str, Cell] = {
+        "reference_j": None,
+        "native_j": None,
+        "energy_ratio": None,
+        "energy": "no counter" if counter is None else "",
+    }
+    if counter is None:
+        return columns
+    try:
+        found = compare(counter, reference, candidate, trials=_TRIALS, rules=_RULES, clock=clock)
+    except MeterError as error:
+        return columns | {"energy": f"failed: {error}"}
+    return {
+        "reference_j": found.reference_j,
+        "native_j": found.candidate_j,
+        "energy_ratio": found.energy_ratio,
+        "energy": counter.provenance if found.reliable else f"{counter.provenance}, scatters",
+    }

@@ -1,0 +1,164 @@
+"""A workload's network as a search problem, with every outcome kept on disk.
+
+What a plan does is the same whoever asks for it, so searches that are compared share outcomes, across
+processes and runs; each search is still charged for every plan it asks for (`ArchivingEvaluator`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from types import MappingProxyType
+
+from omegaconf import DictConfig
+
+from agents.archive import Journal
+from envs.evaluators.plan_evaluator import Outcome, PlanEvaluator
+from envs.gate import SearchGate
+from pipeline.build import build_costs, build_model, build_workload, profile_model, use_threads
+from pipeline.cli import check_overrides
+from wattbit.calibration import calibration_from_json, calibration_to_json
+from wattbit.errors import DataError
+from wattbit.plan import PrecisionPlan
+from wattbit.profile import ModelProfile
+from wattbit.storage.fingerprint import model_fingerprint
+from workloads.cache import cache_key, write_atomically
+from workloads.padding import split_batches
+from workloads.workload import Workload
+
+_PROFILE, _CALIBRATION, _OUTCOMES = "profile.json", "calibration.json", "outcomes-*.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How a network becomes a problem.
+
+    Attributes:
+        overrides: Settings of train.py.
+        samples: Plans are run on the first so many of ``search``.
+    """
+
+    overrides: tuple[str, ...]
+    samples: int
+
+
+NETWORKS: Mapping[str, Recipe] = MappingProxyType(
+    {"sentiment": Recipe(("workload=sentiment", "precisions=integer", "energy=modelled"), 400)}
+)
+"""Problem -> recipe. A plan takes seconds here, so these are run only where they are asked for."""
+
+
+class RecordedNetwork:
+    """An evaluator that recalls what any process has found out, and runs the model for what is new.
+
+    Args:
+        profile: The model's profile.
+        folder: Where outcomes are kept; each process writes a file of its own.
+        build: Makes what runs plans; called when the first new one comes.
+    """
+
+    def __init__(self, profile: ModelProfile, folder: Path, build: Callable[[], PlanEvaluator]) -> None:
+        self._profile = profile
+        self._folder = folder
+        self._build = build
+        self._evaluator: PlanEvaluator | None = None
+        self._known = self._read()
+
+    @property
+    def profile(self) -> ModelProfile:
+        """The model's profile."""
+        return self._profile
+
+    @property
+    def evaluations(self) -> int:
+        """Number of distinct plans known."""
+        return len(self._known)
+
+    def evaluate(self, plan: PrecisionPlan) -> Outcome:
+        """The outcome of ``plan``; raises as `PlanEvaluator.evaluate`."""
+        return self.evaluate_all([plan])[0]
+
+    def evaluate_all(self, plans: Sequence[PrecisionPlan]) -> list[Outcome]:
+        """The outcome of each of ``plans``, in the order given; raises as `PlanEvaluator.evaluate_all`."""
+        required = [self._profile.require_plan(plan) for plan in plans]
+        new = list(dict.fromkeys(plan for plan in required if plan not in self._known))
+        if new:
+            self._evaluator = self._evaluator or self._build()
+            with Journal(self._folder / _OUTCOMES.replace("*", str(os.getpid()))) as journal:
+                for outcome in self._evaluator.evaluate_all(new):
+                    self._known[outcome.plan] = outcome
+                    journal.append(outcome, "run")
+        return [self._known[plan] for plan in required]
+
+    def optimum(self, tolerance_pp: float, gate: SearchGate) -> Outcome:
+        """The cheapest plan that passes ``gate`` among all that any process has run: the best one known."""
+        passing = [o for o in self._read().values() if gate.passes(o.counts, tolerance_pp)]
+        return min(passing, key=lambda outcome: outcome.energy_j)
+
+    def __deepcopy__(self, memo: dict[int, object]) -> RecordedNetwork:
+        # Gymnasium copies the arguments of environments; what is known is to be shared, not copied.
+        return self
+
+    def _read(self) -> dict[PrecisionPlan, Outcome]:
+        known: dict[PrecisionPlan, Outcome] = {}
+        for path in sorted(self._folder.glob(_OUTCOMES)):
+            known |= {outcome.plan: outcome for outcome, _ in Journal(path).read(self._profile)}
+        return known
+
+
+@cache
+def open_network(name: str) -> RecordedNetwork:
+    """The network of `NETWORKS` called ``name``; it is profiled when it is opened for the first time.
+
+    Raises:
+        DataError: If its data are not on this machine.
+    """
+    recipe = NETWORKS[name]
+    use_threads(1)  # outcomes do not depend on who runs them
+    config = check_overrides("train", list(recipe.overrides))
+    workload = _cut(build_workload(config.workload), recipe.samples)
+    folder = Path(config.cache_dir) / "plans" / _key(workload, recipe)
+    if not (folder / _PROFILE).exists():
+        _profile(workload, config, folder)
+    profile = ModelProfile.from_json((folder / _PROFILE).read_text(encoding="utf-8"))
+
+    def build() -> PlanEvaluator:
+        model = build_model(workload, list(config.precisions.names))
+        model.load_calibration(calibration_from_json((folder / _CALIBRATION).read_text(encoding="utf-8")))
+        return PlanEvaluator(model, profile, *split_batches(workload, "search"))
+
+    return RecordedNetwork(profile, folder, build)
+
+
+def _profile(workload: Workload, config: DictConfig, folder: Path) -> None:
+    make_costs, _ = build_costs(config.energy)
+    with build_model(workload, list(config.precisions.names)) as model:
+        profile, _ = profile_model(model, workload, make_costs)
+        calibration = calibration_to_json(model.calibration)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / _CALIBRATION, calibration.encode())
+    write_atomically(folder / _PROFILE, profile.to_json().encode())  # last: it says that both are there
+
+
+def _cut(workload: Workload, samples: int) -> Workload:
+    """The workload with the first ``samples`` of ``search`` alone."""
+    split = workload.splits["search"]
+    if len(split) < samples:
+        raise DataError(f"split 'search' has {len(split)} samples, needs at least {samples}; give it more")
+    return replace(workload, splits={**workload.splits, "search": split.first(samples)})
+
+
+def _key(workload: Workload, recipe: Recipe) -> str:
+    """Names everything that decides outcomes, but for the code of the kernels."""
+    return cache_key(
+        {
+            "workload": workload.name,
+            "model": model_fingerprint(workload.model),
+            "calibrate": workload.splits["calibrate"].fingerprint(),
+            "search": workload.splits["search"].fingerprint(),
+            "settings": list(recipe.overrides),
+        }
+    )

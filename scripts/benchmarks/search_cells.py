@@ -1,0 +1,191 @@
+"""One cell of the comparison: a method on a problem with a budget and a seed; finished cells are kept."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from agents.archive import Archive, ArchivingEvaluator
+from agents.export import export_policy
+from agents.search_method import BudgetSpent, SearchMethod, SearchTask
+from agents.surrogate.plan_arrays import plan_indices, plans_from
+from envs.evaluators.plan_evaluator import Evaluator, Outcome
+from pipeline.build import use_threads
+from scripts.benchmarks.search_methods import GATES, METHODS, TOLERANCES_PP
+from scripts.benchmarks.search_problems import open_problem
+from wattbit.features import Context, FeatureEncoder
+from wattbit.plan import PrecisionPlan
+
+_SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Cell:
+    """What is run.
+
+    Attributes:
+        problem: The network.
+        method: The method.
+        budget: Distinct plans it may evaluate.
+        seed: The method's seed, and that of a made-up network.
+        gate: The gate that the method searches with: ``raw`` or ``shipped``.
+    """
+
+    problem: str
+    method: str
+    budget: int
+    seed: int
+    gate: str
+
+    @property
+    def file_name(self) -> str:
+        """Where it is kept."""
+        return f"{self.problem}-{self.method}-{self.budget}-{self.seed}-{self.gate}.json"
+
+
+@dataclass(frozen=True, slots=True)
+class CellResult:
+    """What a method found.
+
+    Attributes:
+        cell: What was run.
+        reference: Outcome of the reference plan, which is given to every method.
+        outcomes: What the method evaluated, in its order.
+        policy: What the greedy policy proposes for each tolerance (pp), without any archive; empty for
+            methods that learn none.
+        seconds: Wall time of the search.
+        cpu_seconds: Processor time of the search.
+    """
+
+    cell: Cell
+    reference: Outcome
+    outcomes: tuple[Outcome, ...]
+    policy: Mapping[float, Outcome] = field(default_factory=dict)
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+
+
+def run_cell(cell: Cell) -> CellResult:
+    """Run one search from an empty archive."""
+    gate = GATES[cell.gate]()
+    problem = open_problem(cell.problem, cell.seed)
+    reference = problem.evaluate(problem.profile.reference_plan)
+    archive = Archive(reference, gate)
+    evaluator = ArchivingEvaluator(problem, cell.method, (archive,), cell.budget)
+    method = METHODS[cell.method](gate)
+    wall, cpu = time.perf_counter(), time.process_time()
+    with suppress(BudgetSpent):
+        method.search(SearchTask(evaluator, archive, TOLERANCES_PP, cell.budget, cell.seed))
+    seconds, cpu_seconds = time.perf_counter() - wall, time.process_time() - cpu
+    return CellResult(cell, reference, tuple(archive), _policy(method, problem), seconds, cpu_seconds)
+
+
+def run_cells(cells: Sequence[Cell], cache: Path | None = None, workers: int = 1) -> dict[Cell, CellResult]:
+    """Run ``cells``, those that are kept in ``cache`` aside; a line on stderr tells of each that is finished.
+
+    Args:
+        cells: What to run.
+        cache: Folder that finished cells are kept in; None: nowhere.
+        workers: Processes; 1 runs all in this one.
+    """
+    results = {cell: found for cell in cells if (found := _load(cell, cache)) is not None}
+    left = [cell for cell in cells if cell not in results]
+    for done, result in enumerate(_run_all(left, workers), len(results) + 1):
+        results[result.cell] = result
+        if cache is not None:
+            _save(result, cache)
+        what = f"{result.cell.file_name.removesuffix('.json')}: {len(result.outcomes)} plans"
+        print(f"{done}/{len(cells)} {what} in {result.seconds:.1f} s", file=sys.stderr, flush=True)
+    return {cell: results[cell] for cell in cells}
+
+
+def _run_all(cells: Sequence[Cell], workers: int) -> Iterator[CellResult]:
+    if workers <= 1:
+        yield from map(run_cell, cells)
+        return
+    # Forking a process that runs threads may hang; a new one imports what it needs.
+    with ProcessPoolExecutor(workers, get_context("spawn"), _use_one_thread) as pool:
+        futures = [pool.submit(run_cell, cell) for cell in cells]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _use_one_thread() -> None:
+    use_threads(1)
+
+
+def _policy(method: SearchMethod, problem: Evaluator) -> dict[float, Outcome]:
+    """What the learned network proposes at its most probable choices, as a bundle's controller would."""
+    model = getattr(method, "model", None)
+    if method.name != "ppo" or model is None:
+        return {}
+    pp_per_nat = float(method.pp_per_nat)  # type: ignore[attr-defined]  # PPO has it
+    policy = export_policy(model, problem.profile.precisions, pp_per_nat)
+    encoder = FeatureEncoder(problem.profile, pp_per_nat)
+    return {t: problem.evaluate(policy.propose(encoder, Context(t))) for t in TOLERANCES_PP}
+
+
+# --- cache --------------------------------------------------------------------------------------------------
+
+
+def _save(result: CellResult, cache: Path) -> None:
+    cache.mkdir(parents=True, exist_ok=True)
+    problem = open_problem(result.cell.problem, result.cell.seed)
+    record = {
+        "schema": _SCHEMA,
+        "cell": asdict(result.cell),
+        "gate": repr(GATES[result.cell.gate]()),
+        "plans": _rows(problem, [outcome.plan for outcome in result.outcomes]),
+        "policy": [[t, *_rows(problem, [o.plan])] for t, o in result.policy.items()],
+        "seconds": result.seconds,
+        "cpu_seconds": result.cpu_seconds,
+    }
+    path = cache / result.cell.file_name
+    # Renamed when whole, so that an interruption leaves no torn file.
+    partial = path.with_suffix(".part")
+    partial.write_text(json.dumps(record), encoding="utf-8")
+    partial.replace(path)
+
+
+def _load(cell: Cell, cache: Path | None) -> CellResult | None:
+    """The kept result; outcomes come from the problem, which gives the same ones again."""
+    path = None if cache is None else cache / cell.file_name
+    if path is None or not path.exists():
+        return None
+    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    expected = (_SCHEMA, asdict(cell), repr(GATES[cell.gate]()))
+    if (record["schema"], record["cell"], record["gate"]) != expected:
+        return None
+    problem = open_problem(cell.problem, cell.seed)
+    policy = {float(t): problem.evaluate(_plans(problem, [row])[0]) for t, row in record["policy"]}
+    return CellResult(
+        cell,
+        problem.evaluate(problem.profile.reference_plan),
+        tuple(problem.evaluate_all(_plans(problem, record["plans"]))),
+        policy,
+        record["seconds"],
+        record["cpu_seconds"],
+    )
+
+
+def _rows(problem: Evaluator, plans: Iterable[PrecisionPlan]) -> list[list[int]]:
+    rows: list[list[int]] = plan_indices(problem.profile, list(plans)).tolist()
+    return rows
+
+
+def _plans(problem: Evaluator, rows: Sequence[Sequence[int]]) -> list[PrecisionPlan]:
+    layers = len(problem.profile.layers)
+    return plans_from(problem.profile, np.array(rows, np.intp).reshape(len(rows), layers))

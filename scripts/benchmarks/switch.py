@@ -1,0 +1,135 @@
+"""How long a switch takes, and what a layer call costs on top while a model is attached.
+
+The model has 200 linear layers, so small that what is measured is the switching, not the layers. Both plans
+differ in every layer and are prepared, as a serving process prepares its certified plans.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import statistics
+import time
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from scripts.benchmarks import Benchmark, Cell
+from scripts.benchmarks.timing import Wait, compare_times
+from wattbit.energy.time_power import cpu_name
+from wattbit.execution.switchable import SwitchableModel
+from wattbit.plan import PrecisionPlan
+
+MODULES = 200
+WIDTH = 16
+BATCH = 8
+SWITCHES = 2000
+NEW_PLANS = 200
+
+
+def run() -> Benchmark:
+    """Measure on the CPU."""
+    net, x = network(), torch.randn(BATCH, WIDTH, generator=torch.Generator().manual_seed(0))
+    with SwitchableModel(net, x, ["bf16", "int8"]) as model:
+        model.calibrate([x])
+        return measure(model, x)
+
+
+def measure(
+    model: SwitchableModel,
+    x: Tensor,
+    *,
+    switches: int = SWITCHES,
+    new_plans: int = NEW_PLANS,
+    wait: Wait = lambda: None,
+) -> Benchmark:
+    """Time the switches of a calibrated ``model`` that offers bf16 and int8, and its layer calls on ``x``."""
+    names = model.layer_names
+    plans = [PrecisionPlan.uniform(names, name) for name in ("bf16", "int8")]
+    for plan in plans:
+        model.switch(plan)
+        model.run(x)
+    prepared = _switch_us(model, itertools.cycle(plans), switches)
+    # A plan that was read from a file is equal to the prepared one, but another object.
+    copies = (PrecisionPlan(dict(plan)) for plan in itertools.cycle(plans))
+    equal = _switch_us(model, copies, switches)
+    new = _switch_us(model, _random_plans(names), new_plans)
+    call_us, first_us = _layer_call_us(model, x, plans, wait)
+    rows: list[dict[str, Cell]] = [
+        _row("prepared plans, the same objects", prepared, len(names)),
+        _row("prepared plans, read anew", equal, len(names)),
+        _row("plans never seen before", new, len(names)),
+        _call_row("attached at the reference, over the plain model", call_us),
+        _call_row("first batch after a switch, over the next one", first_us),
+    ]
+    figures = {
+        "us_per_module_median": prepared / len(names),
+        "ms_200_modules_median": prepared / len(names) * MODULES / 1e3,
+        "us_per_module_new_plan_median": new / len(names),
+        "layer_call_overhead_us": call_us,
+        "first_batch_overhead_us_per_layer": first_us,
+    }
+    return Benchmark("switch", f"cpu: {cpu_name()}", figures, tuple(rows))
+
+
+def _row(what: str, median_us: float, modules: int) -> dict[str, Cell]:
+    return {
+        "table": "switches",
+        "what": what,
+        "modules": modules,
+        "ms_median": median_us / 1e3,
+        "us_per_module_median": median_us / modules,
+    }
+
+
+def _call_row(what: str, us: float) -> dict[str, Cell]:
+    return {"table": "layer calls", "what": what, "us_per_call": us}
+
+
+def _switch_us(model: SwitchableModel, plans: Iterator[PrecisionPlan], switches: int) -> float:
+    """The median time of one switch, microseconds."""
+    times_ns = []
+    for plan in itertools.islice(plans, switches):
+        start = time.perf_counter_ns()
+        model.switch(plan)
+        times_ns.append(time.perf_counter_ns() - start)
+    return statistics.median(times_ns) / 1e3
+
+
+def _random_plans(names: tuple[str, ...]) -> Iterator[PrecisionPlan]:
+    generator = random.Random(0)  # noqa: S311 - nothing here is secret
+    while True:
+        yield PrecisionPlan({name: generator.choice(("fp32", "bf16", "int8")) for name in names})
+
+
+@torch.inference_mode()
+def _layer_call_us(
+    model: SwitchableModel, x: Tensor, plans: list[PrecisionPlan], wait: Wait
+) -> tuple[float, float]:
+    """Extra time of one layer call: while attached at the reference; in the first batch after a switch."""
+    layers = len(model.layer_names)
+    model.switch(model.reference_plan)
+    plain = network(layers).to(x.device)
+    timing = compare_times(lambda: plain(x), lambda: model.model(x), wait=wait)
+    attached_us = (timing.candidate_s - timing.reference_s) / layers * 1e6
+    extra_ns = []
+    for plan in itertools.islice(itertools.cycle(plans), 100):
+        model.switch(plan)
+        first_ns, next_ns = (_run_ns(lambda: model.run(x), wait) for _ in range(2))
+        extra_ns.append(first_ns - next_ns)
+    return attached_us, statistics.median(extra_ns) / layers / 1e3
+
+
+def _run_ns(work: Callable[[], object], wait: Wait) -> int:
+    start = time.perf_counter_ns()
+    work()
+    wait()
+    return time.perf_counter_ns() - start
+
+
+def network(modules: int = MODULES) -> nn.Sequential:
+    """Linear layers one after the other, in eval mode; the same weights at every call."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        return nn.Sequential(*(nn.Linear(WIDTH, WIDTH) for _ in range(modules))).eval()

@@ -1,0 +1,1 @@
+"""Plans in eager torch: layers that change precision between batches, and the way back."""

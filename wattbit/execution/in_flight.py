@@ -1,0 +1,85 @@
+"""Which batches are under way, and what each of them holds on to from its first layer to its last."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+from torch import Tensor
+
+from wattbit.errors import ModelError
+from wattbit.execution.packing import Kernels
+
+Watch = Callable[[int, Tensor], None]
+"""Told a layer's index and its input, each time a layer is about to run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What a batch holds on to: its kernels, and who watches it."""
+
+    kernels: Kernels
+    watch: Watch | None = None
+
+
+class InFlightBatches:
+    """Counts the batches under way in all threads, and keeps what the batch of each thread holds."""
+
+    def __init__(self) -> None:
+        self._local = threading.local()
+        # Asked for by every layer of every batch, so without a Python function of its own.
+        self._current: Callable[[], Batch | None] = partial(getattr, self._local, "held", None)
+        self._count = 0
+        self._closing = self._closed = False
+        # Re-entrant, so that a signal handler that detaches cannot wait for its own thread.
+        self._idle = threading.Condition(threading.RLock())
+
+    @property
+    def current(self) -> Callable[[], Batch | None]:
+        """Call it for what the batch under way in the calling thread holds; None if there is none."""
+        return self._current
+
+    @contextmanager
+    def holding(self, held: Batch, *, or_after_stop: bool = False) -> Iterator[None]:
+        """Run one batch in this thread that holds ``held``; batches may nest.
+
+        Args:
+            held: What the batch holds.
+            or_after_stop: Where no batch may begin any more, let this one run once the others have ended.
+
+        Raises:
+            ModelError: If no batch may begin any more.
+        """
+        before = self._current()
+        with self._idle:
+            if self._closing and not or_after_stop:
+                raise ModelError("the model is detached and runs no plan any more; attach it again")
+            self._idle.wait_for(lambda: self._closed or not self._closing)
+            self._count += 1
+        self._local.held = held
+        try:
+            yield
+        finally:
+            self._local.held = before
+            with self._idle:
+                self._count -= 1
+                self._idle.notify_all()
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Let no further batch begin, wait for those under way, and keep others out meanwhile.
+
+        Raises:
+            ModelError: If this thread is inside a batch, which would wait for itself.
+        """
+        if self._current() is not None:
+            raise ModelError("the model cannot be detached from inside a batch; detach it after the batch")
+        with self._idle:
+            self._closing = True
+            self._idle.wait_for(lambda: self._count == 0)
+            yield
+            self._closed = True
+            self._idle.notify_all()

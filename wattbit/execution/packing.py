@@ -1,0 +1,168 @@
+"""Packed layers: each layer at each precision, packed once, at first use, whichever thread comes first."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from wattbit.calibration import Calibration, LayerCalibration, integer_widths
+from wattbit.errors import ModelError, PrecisionError
+from wattbit.execution.int8_chaining import Link
+from wattbit.execution.kernels import LayerWeights, PackedKernel, find_native, pack
+from wattbit.plan import PrecisionPlan
+from wattbit.precision import Precision, precision
+
+REFERENCE = "fp32"
+
+Kernels = tuple[PackedKernel | None, ...]
+"""One kernel per switchable layer; None runs the original module."""
+
+# Plans whose kernels are kept together; assembling them again costs microseconds a layer, packing nothing.
+_PLANS_KEPT = 256
+
+
+class PackedLayers:
+    """The kernels of a model's layers.
+
+    Args:
+        weights: The weights of each layer, by layer name, in execution order.
+        precisions: The precisions on offer.
+        native: Use native kernels where the device has them.
+        links: Layers that only one other layer reads: where one native kernel runs both, the first writes its
+            output in the codes of the second.
+    """
+
+    def __init__(
+        self,
+        weights: Mapping[str, LayerWeights],
+        precisions: Sequence[Precision],
+        *,
+        native: bool,
+        links: Sequence[Link] = (),
+    ) -> None:
+        self._links = tuple(links)
+        self._linked: dict[tuple[Link, str, str], PackedKernel | None] = {}
+        self._weights = dict(weights)
+        self._names = tuple(weights)
+        self._precisions = tuple(precisions)
+        self._native = native
+        self._calibration: dict[str, LayerCalibration] = {}
+        self._packed: dict[tuple[str, str], PackedKernel] = {}
+        self._plans: dict[PrecisionPlan, Kernels] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def calibration(self) -> Calibration:
+        """Calibrated input ranges by layer name; empty before `load`."""
+        return self._calibration
+
+    def load(self, calibration: Calibration) -> None:
+        """Use ``calibration`` from now on; what was packed with another one is dropped.
+
+        Raises:
+            ModelError: If it lacks a layer, or the ranges for a width that is on offer.
+        """
+        widths = integer_widths(self._precisions)
+        for name in self._names:
+            if name not in calibration:
+                raise ModelError(f"calibration lacks layer {name!r}; calibrate this model again")
+            lacking = [bits for bits in widths if bits not in calibration[name].affine]
+            if lacking:
+                raise ModelError(
+                    f"calibration of layer {name!r} lacks {lacking[0]}-bit activations; "
+                    "calibrate again with all precisions on offer"
+                )
+        with self._lock:
+            self._calibration = {name: calibration[name] for name in self._names}
+            self._packed.clear()
+            self._linked.clear()
+            self._plans.clear()
+
+    def drop(self) -> None:
+        """Free what is packed; what is used again is packed again."""
+        with self._lock:
+            self._packed.clear()
+            self._linked.clear()
+            self._plans.clear()
+
+    def kernels(self, plan: PrecisionPlan) -> Kernels:
+        """The kernels of ``plan``, packed if they are not yet.
+
+        Raises:
+            PlanError: If the plan is for another model.
+            PrecisionError: If it uses a precision that is not on offer.
+            ModelError: If there is no calibration yet.
+        """
+        kernels = self._plans.get(plan)
+        if kernels is None:
+            ordered = plan.require_layers(self._names)
+            with self._lock:
+                packed = [
+                    None if name == REFERENCE else self._pack_once(layer, name)
+                    for layer, name in ordered.items()
+                ]
+                for link in self._links:
+                    linked = self._link_once(link, *(ordered[self._names[i]] for i in link.layers))
+                    packed[link.producer] = linked or packed[link.producer]
+                kernels = tuple(packed)
+                if len(self._plans) >= _PLANS_KEPT:
+                    self._plans.clear()
+                self._plans[plan] = kernels
+        return kernels
+
+    def kernel(self, layer_index: int, name: str) -> PackedKernel:
+        """The kernel of one layer at a precision other than the reference; raises as `kernels`."""
+        with self._lock:
+            return self._pack_once(self._names[layer_index], name)
+
+    def native_kernel(self, layer_index: int, name: str) -> str | None:
+        """Name of the native kernel that runs a layer at a precision; None if it is emulated."""
+        if name == REFERENCE:
+            return "torch"
+        weights = self._weights[self._names[layer_index]]
+        kernel = find_native(weights, precision(name)) if self._native else None
+        return kernel.name if kernel else None
+
+    def _pack_once(self, layer: str, name: str) -> PackedKernel:
+        if (layer, name) not in self._packed:
+            wanted = precision(name)
+            if wanted not in self._precisions:
+                offered = ", ".join(p.name for p in self._precisions)
+                raise PrecisionError(f"precision {name!r} is not on offer for this model; it has {offered}")
+            if not self._calibration:
+                raise ModelError("the model is not calibrated: call calibrate() with some batches first")
+            # Whatever mode the caller is in, the packed tensors serve every later mode.
+            with torch.inference_mode(False), torch.no_grad():
+                self._packed[layer, name] = pack(
+                    self._weights[layer], wanted, self._calibration[layer], native=self._native
+                )
+        return self._packed[layer, name]
+
+    def _link_once(self, link: Link, written: str, read: str) -> PackedKernel | None:
+        """The producer's kernel that writes the consumer's codes; None where they do not speak the same."""
+        key = (link, written, read)
+        if key not in self._linked:
+            self._linked[key] = self._link(link, written, read)
+        return self._linked[key]
+
+    def _link(self, link: Link, written: str, read: str) -> PackedKernel | None:
+        if not self._native or REFERENCE in (written, read):
+            return None
+        producer, consumer = (self._names[index] for index in link.layers)
+        kernel = find_native(self._weights[producer], precision(written))
+        if kernel is None or kernel.pack_emitting is None:
+            return None
+        if find_native(self._weights[consumer], precision(read)) is not kernel:
+            return None
+        reader = self._calibration[consumer].affine[precision(read).activation_bits]
+        with torch.inference_mode(False), torch.no_grad():
+            run = kernel.pack_emitting(
+                self._weights[producer],
+                precision(written),
+                self._calibration[producer],
+                reader,
+                relu=link.relu is not None,
+            )
+        return PackedKernel(run, kernel.name)

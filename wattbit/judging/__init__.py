@@ -1,0 +1,1 @@
+"""From paired outcomes to verdicts: tests, bounds, judgements, certificates."""

@@ -1,6 +1,0 @@
-"""Kernels: how a layer runs at a precision, natively or emulated, behind one registry."""
-
-from wattbit.kernels.layer_weights import LayerWeights
-from wattbit.kernels.registry import Kernel, PackedKernel, find_native, pack
-
-__all__ = ["Kernel", "LayerWeights", "PackedKernel", "find_native", "pack"]

@@ -1,0 +1,1 @@
+"""What a serving process loads and runs: bundle, controller, runtime, monitors."""

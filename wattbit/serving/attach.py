@@ -1,0 +1,78 @@
+"""Attaching the model that a bundle was made for, as a serving process does."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from wattbit.calibration import calibration_from_json
+from wattbit.errors import BundleError
+from wattbit.execution.switchable import SwitchableModel
+from wattbit.model_inputs import Inputs, select
+from wattbit.plan import PrecisionPlan
+from wattbit.serving.bundle import ControllerBundle
+from wattbit.storage.fingerprint import model_fingerprint
+
+
+def require_model(bundle: ControllerBundle, model: nn.Module) -> None:
+    """Refuse a model whose weights are not those the bundle was made for.
+
+    Raises:
+        BundleError: If they are not.
+        ModelError: If the model holds no values.
+    """
+    found, expected = model_fingerprint(model), bundle.model_fingerprint
+    if found != expected:
+        raise BundleError(
+            f"the model has fingerprint {found[:12]}…, the bundle is for {expected[:12]}…; "
+            "load the weights it was certified with, or certify this model"
+        )
+
+
+def attach(
+    bundle: ControllerBundle, model: nn.Module, example: Inputs, plan: PrecisionPlan
+) -> SwitchableModel:
+    """Attach ``model`` with the bundle's calibration, ``plan`` packed.
+
+    Args:
+        bundle: The bundle.
+        model: The model it was made for.
+        example: Some real inputs; the first two samples are run.
+        plan: The plan that will run.
+
+    Raises:
+        BundleError: If the model's layers are not the bundle's, or the bundle's calibration is garbled.
+    """
+    layers = bundle.profile.layer_names
+    switchable = SwitchableModel(model, select(example, slice(0, 2)), bundle.profile.precisions)
+    try:
+        if switchable.layer_names != layers:
+            raise BundleError(
+                f"the model runs {len(switchable.layer_names)} switchable layers under other names or in "
+                f"another order than the {len(layers)} in the bundle; certify this model"
+            )
+        try:
+            calibration = calibration_from_json(bundle.calibration_json)
+        except ValueError as error:
+            raise BundleError(f"calibration.json is garbled ({error}); export the bundle again") from None
+        switchable.load_calibration(calibration)
+        switchable.prepare(plan)
+    except BaseException:
+        switchable.detach()
+        raise
+    return switchable
+
+
+def layer_without_kernel(
+    bundle: ControllerBundle, switchable: SwitchableModel, plan: PrecisionPlan
+) -> str | None:
+    """A layer whose energy was measured on a native kernel that this machine lacks; None if there is none.
+
+    Modelled energy holds for the device it models, whatever this machine is.
+    """
+    if bundle.profile.provenance == "modelled":
+        return None
+    for index, layer in enumerate(bundle.profile.layers):
+        name = plan[layer.name]
+        if layer.costs[name].native and switchable.native_kernel(index, name) is None:
+            return layer.name
+    return None

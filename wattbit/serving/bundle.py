@@ -1,0 +1,231 @@
+"""The bundle: the folder a controller is loaded from.
+
+========================  ==========================================================================
+``manifest.json``         format version, package versions, device, model fingerprint, SHA-256 of every file
+                          and of the manifest itself
+``plans.json``            plans with energy, drop, verdict and provenance
+``profile.json``          the profile the energies come from
+``calibration.json``      activation ranges, so that a server quantizes as the certificate's data was
+``certificate.json``      the certificates, one per tolerance
+``policy.npz``            the learned policy (numpy, no pickle); absent if nothing was learned
+``ppo.zip``               the agent, for resuming training; a serving process never opens it
+``report.html``           the report
+========================  ==========================================================================
+
+Needs numpy only. Loading verifies every hash before anything is parsed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from wattbit.energy.meter import Provenance
+from wattbit.errors import BundleError, OutputError, WattbitError
+from wattbit.judging.certificate import Certificate
+from wattbit.plan import PrecisionPlan
+from wattbit.policy import MLPPolicy
+from wattbit.profile import ModelProfile
+from wattbit.serving.bundle_files import MANIFEST, json_bytes, parse_json, read_files, write_files
+
+BUNDLE_SCHEMA = 1
+
+_REQUIRED = ("plans.json", "profile.json", "calibration.json", "certificate.json")
+_EXTRA = ("ppo.zip", "report.html")
+_OPTIONAL = ("policy.npz", *_EXTRA)
+_MANIFEST_KEYS = {"model_fingerprint": str, "workload": dict, "versions": dict, "created": str}
+
+
+@dataclass(frozen=True, slots=True)
+class BundledPlan:
+    """A plan as a bundle carries it.
+
+    Attributes:
+        plan: Layer -> precision.
+        tolerance_pp: The tolerance it was proposed for.
+        method: How it was found.
+        energy_j: Energy per inference, joules.
+        saving: Share of the reference's energy that it saves.
+        latency_ms: Time per inference.
+        drop_pp: Drop observed on ``certify``; None if it was not run there.
+        verdict: ``pass``, ``fail`` or ``inconclusive``; None if it was not judged.
+        provenance: Where the energy comes from.
+    """
+
+    plan: PrecisionPlan
+    tolerance_pp: float
+    method: str
+    energy_j: float
+    saving: float
+    latency_ms: float
+    drop_pp: float | None
+    verdict: str | None
+    provenance: Provenance
+
+    def certified_by(self, certificate: Certificate) -> bool:
+        """True if ``certificate`` is for this plan's tolerance or a stricter one, and passed the plan."""
+        fits = certificate.guardrail.tolerance_pp <= self.tolerance_pp
+        return fits and self.verdict == "pass" and self.plan.plan_id in certificate.passed
+
+
+@dataclass(frozen=True, slots=True)
+class ControllerBundle:
+    """Everything a controller needs.
+
+    Attributes:
+        plans: The deployed plan of each tolerance that has a certified one, the strictest tolerance first.
+        compared: Every method's plan for every tolerance, for reports; never run by a controller.
+        profile: The profile.
+        calibration_json: The calibration as text (parsed by `wattbit.calibration`, which needs torch).
+        certificates: One certificate per tolerance, the strictest first.
+        policy: The learned policy; None if nothing was learned.
+        model_fingerprint: The model all of this is valid for.
+        workload: Name of the workload, and its settings, for `evaluate.py`.
+        versions: Package versions when it was made.
+        created: UTC time it was made, ISO 8601.
+    """
+
+    plans: tuple[BundledPlan, ...]
+    compared: tuple[BundledPlan, ...]
+    profile: ModelProfile
+    calibration_json: str
+    certificates: tuple[Certificate, ...]
+    policy: MLPPolicy | None
+    model_fingerprint: str
+    workload: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    created: str = ""
+
+
+def save_bundle(bundle: ControllerBundle, folder: Path, extra: Mapping[str, bytes] | None = None) -> None:
+    """Write ``bundle`` to ``folder``, which appears whole or not at all and replaces an older one.
+
+    Args:
+        bundle: What to write.
+        folder: Where to.
+        extra: Further files by name: ``report.html``, ``ppo.zip``.
+
+    Raises:
+        OutputError: If the folder cannot be written, holds something else than a bundle, or a file is extra
+            that no bundle has.
+    """
+    unknown = sorted({*(extra or {})} - {*_EXTRA})
+    if unknown:
+        raise OutputError(
+            f"a bundle has no place for {unknown[0]!r}; its extra files are {', '.join(_EXTRA)}"
+        )
+    files = {
+        "plans.json": json_bytes({
+            "schema": BUNDLE_SCHEMA,
+            "plans": [_plan_record(plan) for plan in bundle.plans],
+            "compared": [_plan_record(plan) for plan in bundle.compared],
+        }),
+        "profile.json": bundle.profile.to_json().encode(),
+        "calibration.json": bundle.calibration_json.encode(),
+        "certificate.json": json_bytes({
+            "schema": BUNDLE_SCHEMA,
+            "certificates": [json.loads(certificate.to_json()) for certificate in bundle.certificates],
+        }),
+        **({"policy.npz": bundle.policy.to_bytes()} if bundle.policy else {}),
+        **(extra or {}),
+    }  # fmt: skip
+    manifest = {
+        "schema": BUNDLE_SCHEMA,
+        "created": bundle.created,
+        "versions": dict(bundle.versions),
+        "device": bundle.profile.device,
+        "provenance": bundle.profile.provenance,
+        "model_fingerprint": bundle.model_fingerprint,
+        "workload": dict(bundle.workload),
+    }
+    write_files(folder, files, manifest)
+
+
+def load_bundle(folder: Path | str) -> ControllerBundle:
+    """Read a bundle, every file checked against its hash first.
+
+    Raises:
+        BundleError: If a file is missing, changed or garbled; the message names it.
+    """
+    folder = Path(folder)
+    manifest, files = read_files(folder, BUNDLE_SCHEMA, (*_REQUIRED, *_OPTIONAL))
+    missing = [name for name in _REQUIRED if name not in files]
+    if missing:
+        raise BundleError(f"{folder / MANIFEST} lists no {missing[0]}; export the bundle again")
+    for key, kind in _MANIFEST_KEYS.items():
+        if not isinstance(manifest.get(key), kind):
+            raise BundleError(f"{folder / MANIFEST} lacks a sound {key!r}; export the bundle again")
+    profile = _parse(folder, "profile.json", lambda: ModelProfile.from_json(files["profile.json"].decode()))
+    plans, compared = _parse(folder, "plans.json", lambda: _plans_from(files["plans.json"], profile))
+    fingerprint = manifest["model_fingerprint"]
+    return ControllerBundle(
+        plans=plans,
+        compared=compared,
+        profile=profile,
+        calibration_json=_parse(folder, "calibration.json", files["calibration.json"].decode),
+        certificates=_parse(
+            folder, "certificate.json", lambda: _certificates_from(files["certificate.json"], fingerprint)
+        ),
+        policy=_parse(folder, "policy.npz", lambda: _policy_from(files.get("policy.npz"), profile)),
+        model_fingerprint=fingerprint,
+        workload=manifest["workload"],
+        versions=manifest["versions"],
+        created=manifest["created"],
+    )
+
+
+def _plans_from(
+    data: bytes, profile: ModelProfile
+) -> tuple[tuple[BundledPlan, ...], tuple[BundledPlan, ...]]:
+    lists = parse_json(data)
+    plans, compared = (
+        tuple(_plan_from(record, profile) for record in lists[key]) for key in ("plans", "compared")
+    )
+    return plans, compared
+
+
+def _certificates_from(data: bytes, fingerprint: str) -> tuple[Certificate, ...]:
+    found = tuple(Certificate.from_json(json.dumps(one)) for one in parse_json(data)["certificates"])
+    for certificate in found:
+        if certificate.model_fingerprint != fingerprint:
+            raise ValueError(
+                f"it is for model {certificate.model_fingerprint[:12]}…, not {fingerprint[:12]}…"
+            )
+    return found
+
+
+def _policy_from(data: bytes | None, profile: ModelProfile) -> MLPPolicy | None:
+    policy = None if data is None else MLPPolicy.from_bytes(data)
+    if policy is not None and policy.precisions != profile.precisions:
+        raise ValueError(f"it chooses among {policy.precisions}, the profile has {profile.precisions}")
+    return policy
+
+
+def _parse(folder: Path, name: str, read: Any) -> Any:
+    try:
+        return read()
+    except (AttributeError, LookupError, RecursionError, TypeError, ValueError, WattbitError) as error:
+        raise BundleError(f"{folder / name} is garbled ({error}); export the bundle again") from None
+
+
+def _plan_record(plan: BundledPlan) -> dict[str, Any]:
+    return {**asdict(plan), "plan": dict(plan.plan), "plan_id": plan.plan.plan_id}
+
+
+def _plan_from(record: Mapping[str, Any], profile: ModelProfile) -> BundledPlan:
+    fields = {name: value for name, value in record.items() if name != "plan_id"}
+    plan = profile.require_plan(PrecisionPlan(fields.pop("plan")))
+    if plan.plan_id != record["plan_id"]:
+        raise ValueError(f"plan {record['plan_id']} does not have the layers it says")
+    found = BundledPlan(plan=plan, **fields)
+    if found.provenance != profile.provenance:
+        raise ValueError(f"plan {plan.plan_id} has {found.provenance!r:.80} energy, not {profile.provenance}")
+    for name in ("tolerance_pp", "energy_j", "latency_ms"):
+        value = getattr(found, name)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0.0 <= value < math.inf:
+            raise ValueError(f"{name} of plan {plan.plan_id} is {value!r:.80}, must be a number, 0 or more")
+    return found

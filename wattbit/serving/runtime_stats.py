@@ -1,0 +1,31 @@
+"""What a runtime has done so far."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeStats:
+    """What a runtime has done so far.
+
+    Attributes:
+        samples: Samples answered.
+        reruns: Batches run again at the reference because the plan failed or its output was not finite.
+        shadow_samples: Samples also run at the reference to watch for drift.
+        disagreements: Shadow samples whose predictions differed.
+        rollbacks: Times the runtime fell back to the reference.
+        energy_saved_j: Energy saved against the reference, shadow runs and re-runs paid for; its provenance
+            is the bundle's.
+    """
+
+    samples: int = 0
+    reruns: int = 0
+    shadow_samples: int = 0
+    disagreements: int = 0
+    rollbacks: int = 0
+    energy_saved_j: float = 0.0
+
+    def plus(self, other: RuntimeStats) -> RuntimeStats:
+        """The sum of both."""
+        return RuntimeStats(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))

@@ -1,0 +1,1 @@
+"""What files and fingerprints share: written whole or not at all, read strictly."""
