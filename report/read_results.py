@@ -23,8 +23,8 @@ from report.results import (
     PlanResult,
     RunResults,
 )
-from wattbit.energy.meter import Provenance
 from wattbit.errors import ConfigError
+from wattbit.profile import Provenance
 
 RESULTS_SCHEMA = 1
 

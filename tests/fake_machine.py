@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from wattbit.energy.meter import Energy, Provenance
+from wattbit.energy.meter import Energy
 from wattbit.errors import MeterError
+from wattbit.profile import Provenance
 
 
 class FakeMachine:

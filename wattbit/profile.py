@@ -19,12 +19,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, cast, get_args
 
-from wattbit.energy.meter import Provenance
 from wattbit.errors import PlanError, WattbitError
 from wattbit.plan import PrecisionPlan
 from wattbit.precision import precision
 
 PROFILE_SCHEMA = 1
+
+Provenance = Literal["measured", "estimated", "modelled"]
+"""``measured``: a hardware counter; ``estimated``: measured time x stated power; ``modelled``: a table."""
 
 LayerKind = Literal["conv2d", "depthwise_conv2d", "linear"]
 

@@ -30,10 +30,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from wattbit.energy.meter import Provenance
 from wattbit.errors import ConfigError, PrecisionError
 from wattbit.precision import PRECISIONS, Precision
-from wattbit.profile import LayerShape
+from wattbit.profile import LayerShape, Provenance
 
 _JOULES_PER_PJ = 1e-12
 _FP32_BYTES = 4

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
-Provenance = Literal["measured", "estimated", "modelled"]
-"""``measured``: a hardware counter; ``estimated``: measured time x stated power; ``modelled``: a table."""
+from wattbit.profile import Provenance
 
 
 @dataclass(frozen=True, slots=True)

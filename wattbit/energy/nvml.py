@@ -17,7 +17,7 @@ from typing import Any, TypeVar, get_args
 
 from wattbit.energy.counter import Clocks, CounterWindow, Instant, require_plausible
 from wattbit.energy.device_sync import synchronize
-from wattbit.energy.meter import Energy, Provenance
+from wattbit.energy.meter import Energy
 from wattbit.energy.nvml_conditions import Conditions, detail, read_conditions
 from wattbit.energy.nvml_devices import (
     EnergySource,
@@ -29,6 +29,7 @@ from wattbit.energy.nvml_devices import (
 )
 from wattbit.energy.nvml_power import PowerSampler
 from wattbit.errors import MeterError
+from wattbit.profile import Provenance
 
 T = TypeVar("T")
 

@@ -14,10 +14,11 @@ from pathlib import Path
 from wattbit.energy.counter import Clocks, CounterWindow, Instant, require_plausible
 from wattbit.energy.cpu_load import PROC_STAT, CpuTimes, foreign_share, own_cpu_s, read_cpu_times
 from wattbit.energy.device_sync import synchronize
-from wattbit.energy.meter import Energy, Provenance
+from wattbit.energy.meter import Energy
 from wattbit.energy.powercap import ROOT, Zone, choose_zones, read_text, read_uj
 from wattbit.energy.time_power import cpu_name
 from wattbit.errors import MeterError
+from wattbit.profile import Provenance
 
 REFRESH_S = 0.001
 """How often the counters move, seconds (Intel SDM, volume 3, section 15.10)."""

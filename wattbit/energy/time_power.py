@@ -14,8 +14,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, get_args
 
-from wattbit.energy.meter import Energy, Provenance
+from wattbit.energy.meter import Energy
 from wattbit.errors import MeterError
+from wattbit.profile import Provenance
 
 Clock = Literal["cpu", "wall"]
 """``cpu``: seconds all threads of this process spent on cores; ``wall``: seconds that passed."""

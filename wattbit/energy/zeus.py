@@ -15,8 +15,9 @@ from typing import Any, Literal, TypeVar
 
 from wattbit.energy.counter import Clocks, CounterWindow, Instant, require_plausible
 from wattbit.energy.device_sync import synchronize
-from wattbit.energy.meter import Energy, Provenance
+from wattbit.energy.meter import Energy
 from wattbit.errors import MeterError
+from wattbit.profile import Provenance
 
 T = TypeVar("T")
 

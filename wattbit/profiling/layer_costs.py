@@ -12,14 +12,14 @@ from wattbit.energy.counter import CounterMeter
 from wattbit.energy.device_model import DeviceModel
 from wattbit.energy.measurement_cache import MeasurementCache
 from wattbit.energy.measurer import Job, Measurer
-from wattbit.energy.meter import EnergyMeter, Provenance
+from wattbit.energy.meter import EnergyMeter
 from wattbit.energy.protocol import Confirmation, EnergyComparison, RejectionRules
 from wattbit.errors import MeterError
 from wattbit.execution.switchable import SwitchableModel
 from wattbit.model_inputs import Inputs, num_samples
 from wattbit.plan import PrecisionPlan
 from wattbit.precision import Precision
-from wattbit.profile import LayerShape, ModelProfile
+from wattbit.profile import LayerShape, ModelProfile, Provenance
 from wattbit.profiling.measurement_identity import measurement_identity
 from wattbit.profiling.profiler import LayerCost
 

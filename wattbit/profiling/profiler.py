@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from wattbit.energy.device_model import stored_weight_bytes
-from wattbit.energy.meter import Provenance
 from wattbit.errors import ConfigError, PrecisionError
 from wattbit.execution.switchable import SwitchableModel
 from wattbit.model_inputs import Inputs
 from wattbit.precision import Precision
-from wattbit.profile import LayerProfile, ModelProfile, PrecisionCost
+from wattbit.profile import LayerProfile, ModelProfile, PrecisionCost, Provenance
 from wattbit.profiling.gradient_sensitivity import adjoint_sensitivities
 from wattbit.profiling.sensitivity import (
     Candidate,

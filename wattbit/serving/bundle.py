@@ -24,12 +24,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from wattbit.energy.meter import Provenance
 from wattbit.errors import BundleError, OutputError, WattbitError
 from wattbit.judging.certificate import Certificate
 from wattbit.plan import PrecisionPlan
 from wattbit.policy import MLPPolicy
-from wattbit.profile import ModelProfile
+from wattbit.profile import ModelProfile, Provenance
 from wattbit.serving.bundle_files import MANIFEST, json_bytes, parse_json, read_files, write_files
 
 BUNDLE_SCHEMA = 1
