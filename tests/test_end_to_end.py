@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from results_example import confirmed_results, example_results
-from test_report import page_of
+from test_html_report import page_of
 from test_tables import printed
 
 from report.captions import CAPTIONS

@@ -34,7 +34,7 @@ def factory_of(evaluator: ParallelEvaluator) -> EvaluatorFactory:
 def test_a_worker_s_evaluator_gives_the_outcomes_of_the_run_s_own() -> None:
     workload = load(7)
     config = OmegaConf.create(
-        {"workers": 2, "threads": 1, "workload": {"_target_": "test_evaluators.load", "seed": 7}}
+        {"workers": 2, "threads": 1, "workload": {"_target_": "test_evaluator_factory.load", "seed": 7}}
     )
     with SwitchableModel(workload.model, tiny.images(2), tiny.PRECISIONS) as model:
         model.calibrate([workload.splits["calibrate"].inputs])
@@ -53,7 +53,7 @@ def test_a_worker_s_evaluator_gives_the_outcomes_of_the_run_s_own() -> None:
 def test_a_workload_that_is_another_one_each_time_is_refused() -> None:
     workload = load(7)
     config = OmegaConf.create(
-        {"workers": 2, "threads": 1, "workload": {"_target_": "test_evaluators.load", "seed": 8}}
+        {"workers": 2, "threads": 1, "workload": {"_target_": "test_evaluator_factory.load", "seed": 8}}
     )
     with SwitchableModel(workload.model, tiny.images(2), tiny.PRECISIONS) as model:
         model.calibrate([workload.splits["calibrate"].inputs])

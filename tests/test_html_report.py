@@ -19,8 +19,9 @@ from report.formatting import (
     format_energy,
     format_percent,
 )
-from report.html_report import main, render_report, write_report
+from report.html_report import render_report, write_report
 from report.read_results import parse_results
+from scripts.report import main
 from wattbit.errors import OutputError
 
 PNG = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR\x00\x00\x03\xe8\x00\x00\x01\xf4"

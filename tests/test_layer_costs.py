@@ -12,7 +12,7 @@ import torch
 from fake_machine import FakeMachine, FakeMeter
 from torch import Tensor, nn
 
-from wattbit.energy import measuring, protocol
+from wattbit.energy import measurer, protocol
 from wattbit.energy.device_model import DeviceModel
 from wattbit.energy.measurement_cache import MeasurementCache
 from wattbit.errors import MeterError, PlanError
@@ -33,7 +33,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> FakeMachine:
     def compare_all(*args: Any, **settings: Any) -> list[protocol.Comparison]:
         return protocol.compare_all(*args, **settings, clock=machine.clock)
 
-    monkeypatch.setattr(measuring, "compare_all", compare_all)
+    monkeypatch.setattr(measurer, "compare_all", compare_all)
     return machine
 
 
@@ -221,7 +221,7 @@ def test_a_figure_that_scatters_is_said_to(timed, machine, caplog: pytest.LogCap
 def test_energy_above_idle_is_kept_where_idle_power_was_asked_for(
     timed, machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(measuring, "measure_idle_w", lambda meter, seconds: 0.4)
+    monkeypatch.setattr(measurer, "measure_idle_w", lambda meter, seconds: 0.4)
     costs = MeteredCost(FakeMeter(machine), timed, torch.randn(8, 4), window_s=1e-3, trials=2, idle_s=1.0)
     costs.layer_cost(0, INT8)
     for measured in costs.measured:

@@ -202,11 +202,11 @@ def test_no_worker_outlives_a_run_that_is_interrupted_or_killed(
     script = tmp_path / "run.py"
     script.write_text(
         "import time\n"
-        "import test_parallel\n"
+        "import test_parallel_evaluator\n"
         "from envs.evaluators.workers import WorkerPool\n"
         "if __name__ == '__main__':\n"
-        "    pool = WorkerPool(test_parallel.make_evaluator, 2)\n"
-        "    pool.evaluate(test_parallel.PLANS[:2])\n"
+        "    pool = WorkerPool(test_parallel_evaluator.make_evaluator, 2)\n"
+        "    pool.evaluate(test_parallel_evaluator.PLANS[:2])\n"
         "    print(*pool.pids, flush=True)\n"
         "    time.sleep(60)\n",
         encoding="utf-8",
