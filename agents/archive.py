@@ -10,8 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
 
-from agents.search_method import BudgetSpent
-from envs.evaluators.plan_evaluator import Evaluator, Outcome
+from agents.stopping import BudgetSpent
+from envs.evaluators.evaluator import Evaluator, Outcome
 from envs.gate import SearchGate
 from wattbit.errors import OutputError, WattbitError
 from wattbit.judging.noninferiority import PairedCounts

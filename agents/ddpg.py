@@ -17,7 +17,8 @@ from stable_baselines3 import DDPG as Agent  # noqa: N811 (ours has its name)
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
 
-from agents.search_method import BudgetSpent, SearchTask
+from agents.search_method import SearchTask
+from agents.stopping import BudgetSpent
 from envs.continuous_action import ContinuousActionEnv
 from envs.layer_precision import LayerPrecisionEnv
 from wattbit.errors import ConfigError

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from agents.additive import AdditiveModel
 from agents.search_method import SearchTask, spread
 from envs.continuous_action import by_energy
-from envs.evaluators.plan_evaluator import Outcome
+from envs.evaluators.evaluator import Outcome
 from wattbit.errors import ConfigError
 from wattbit.plan import PrecisionPlan
 from wattbit.profile import ModelProfile

@@ -15,9 +15,10 @@ from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 from agents.archive import Archive
 from agents.checkpoint import load_agent, save_agent
 from agents.imitation import demonstrate, imitate
-from agents.search_method import BudgetSpent, SearchTask
+from agents.search_method import SearchTask
+from agents.stopping import BudgetSpent
 from agents.training_callback import LearningPoint, LearningWatch
-from envs.evaluators.plan_evaluator import Evaluator, Outcome
+from envs.evaluators.evaluator import Evaluator, Outcome
 from envs.gate import SearchGate
 from envs.layer_precision import LayerPrecisionEnv
 from envs.plan_vec_env import PlanVecEnv

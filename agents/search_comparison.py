@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from agents.archive import Archive, ArchivingEvaluator, Journal
-from agents.search_method import BudgetSpent, SearchInterrupted, SearchMethod, SearchTask
-from agents.stopping import StopRule
-from envs.evaluators.plan_evaluator import Evaluator, Outcome
+from agents.search_method import SearchMethod, SearchTask
+from agents.stopping import BudgetSpent, SearchInterrupted, StopRule
+from envs.evaluators.evaluator import Evaluator, Outcome
 from envs.gate import SearchGate
 from wattbit.errors import ConfigError
 from wattbit.plan import PrecisionPlan

@@ -4,20 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-from envs.evaluators.plan_evaluator import Evaluator
-
-if TYPE_CHECKING:
-    from agents.archive import Archive
-
-
-class SearchInterrupted(Exception):  # noqa: N818 (a wish, not an error)
-    """Raised inside a search when it is to stop now: a time limit, Ctrl-C. What was evaluated counts."""
-
-
-class BudgetSpent(SearchInterrupted):
-    """Raised when a method asks for one plan more than its budget."""
+from agents.archive import Archive
+from envs.evaluators.evaluator import Evaluator
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +21,8 @@ class SearchTask:
         budget: Distinct plans the method may evaluate; the next one is refused with `BudgetSpent`.
         seed: Seeds everything random.
         report: Called with (done, total, note) as the search goes on.
-        check: Raises `SearchInterrupted` if the search has to stop; every evaluation asks by itself, so only
-            what takes long without one needs to.
+        check: Raises `SearchInterrupted` if the search has to stop. Every evaluation calls it; long work
+            between evaluations should, too.
     """
 
     evaluator: Evaluator

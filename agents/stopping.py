@@ -1,18 +1,28 @@
-"""When a search has to stop: a time limit, or somebody's wish."""
+"""What ends a search before it is done: its budget, a time limit, or a request."""
 
 from __future__ import annotations
 
 import time
 
-from agents.search_method import SearchInterrupted
 from wattbit.errors import ConfigError
 
 
+class SearchInterrupted(Exception):  # noqa: N818 (not an error: what was evaluated counts)
+    """Raised inside a search that has to stop now."""
+
+
+class BudgetSpent(SearchInterrupted):
+    """Raised when a method asks for one plan more than its budget."""
+
+
 class StopRule:
-    """Counts the time from its creation; `check` raises once it is up, or once `request` was called.
+    """A time limit that starts with its creation, and a switch that others may set.
 
     Args:
         time_limit_s: Seconds until the search must stop; None for no limit.
+
+    Raises:
+        ConfigError: If the limit is not above 0.
     """
 
     def __init__(self, time_limit_s: float | None = None) -> None:
@@ -28,7 +38,7 @@ class StopRule:
 
     @property
     def requested(self) -> bool:
-        """True once somebody asked."""
+        """True once `request` was called."""
         return self._requested
 
     def check(self) -> None:

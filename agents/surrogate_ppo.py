@@ -12,7 +12,8 @@ from sb3_contrib import MaskablePPO
 from agents.additive import additive_plans
 from agents.initial_design import AdditiveSeeds
 from agents.ppo import PPO
-from agents.search_method import BudgetSpent, SearchInterrupted, SearchTask
+from agents.search_method import SearchTask
+from agents.stopping import BudgetSpent, SearchInterrupted
 from agents.surrogate.acquisition import Acquisition
 from agents.surrogate.chain_step import AIMS, chain_steps
 from agents.surrogate.drop_surrogate import DropSurrogate, FittedSurrogate

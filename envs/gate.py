@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
+from envs.evaluators.evaluator import Outcome
 from wattbit.errors import ConfigError
 from wattbit.judging.noninferiority import PairedCounts, upper_bound_pp
-
-if TYPE_CHECKING:
-    from envs.evaluators.plan_evaluator import Outcome
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from envs.evaluators.plan_evaluator import Evaluator, Outcome
+from envs.evaluators.evaluator import Evaluator, Outcome
 from envs.gate import SearchGate
 from wattbit.errors import ConfigError, GuardrailError
 from wattbit.features import Context, FeatureEncoder, Mask, Observation, PlanBuilder

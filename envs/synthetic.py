@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.chain import cheapest_chain
-from envs.evaluators.plan_evaluator import Outcome
+from envs.evaluators.evaluator import Outcome
 from envs.gate import SearchGate
 from envs.synthetic_profile import draw_profile
 from wattbit.errors import ConfigError

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.evaluators.plan_evaluator import Evaluator, Outcome
+from envs.evaluators.evaluator import Evaluator, Outcome
 from envs.gate import SearchGate
 from envs.layer_precision import LayerPrecisionEnv
 from envs.plan_table import PlanTable

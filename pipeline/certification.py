@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from agents.archive import Archive
-from envs.evaluators.plan_evaluator import Outcome, correct
+from envs.evaluators.evaluator import Outcome
+from envs.evaluators.plan_evaluator import correct
 from wattbit.execution.switchable import SwitchableModel
 from wattbit.guardrail import Guardrail
 from wattbit.judging.certificate import Candidate, Judgement, certify_sequence, judge

@@ -9,7 +9,7 @@ from typing import Any
 from agents.archive import Archive
 from agents.baselines import uniform_plans
 from agents.search_comparison import MethodRun
-from envs.evaluators.plan_evaluator import Evaluator
+from envs.evaluators.evaluator import Evaluator
 from pipeline.certification import Deployment, SplitEvaluator, interval_pp, judge_plan
 from wattbit.guardrail import Guardrail
 from wattbit.judging.certificate import Judgement

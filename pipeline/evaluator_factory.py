@@ -9,8 +9,9 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from envs.evaluators.evaluator import Outcome
 from envs.evaluators.parallel_evaluator import ParallelEvaluator
-from envs.evaluators.plan_evaluator import Outcome, PlanEvaluator
+from envs.evaluators.plan_evaluator import PlanEvaluator
 from pipeline.build import build_model, build_workload, plain, use_threads
 from wattbit.calibration import calibration_from_json, calibration_to_json
 from wattbit.errors import ConfigError

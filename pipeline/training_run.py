@@ -20,7 +20,8 @@ from agents.ppo import PPO
 from agents.search_comparison import SearchComparison
 from agents.search_method import SearchMethod
 from agents.stopping import StopRule
-from envs.evaluators.plan_evaluator import Outcome, PlanEvaluator
+from envs.evaluators.evaluator import Outcome
+from envs.evaluators.plan_evaluator import PlanEvaluator
 from envs.gate import SearchGate
 from pipeline.build import (
     CostFactory,

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from agents.archive import Journal
 from agents.search_comparison import SearchComparison
 from agents.stopping import StopRule
-from envs.evaluators.plan_evaluator import Evaluator, Outcome
+from envs.evaluators.evaluator import Evaluator, Outcome
 from envs.gate import SearchGate
 from pipeline.certification import SplitEvaluator
 from wattbit.execution.switchable import SwitchableModel

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from synthetic import PRECISIONS, SyntheticEvaluator, all_plans, make_outcome, make_profile
 
 from agents.archive import Archive, ArchivingEvaluator, Journal
-from agents.search_method import BudgetSpent
-from envs.evaluators.plan_evaluator import Outcome
+from agents.stopping import BudgetSpent
+from envs.evaluators.evaluator import Outcome
 from envs.gate import SearchGate
 from wattbit.errors import OutputError
 from wattbit.plan import PrecisionPlan

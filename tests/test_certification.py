@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from synthetic import StubModel, all_plans, make_outcome, make_profile
 
 from agents.archive import Archive
-from envs.evaluators.plan_evaluator import Outcome
+from envs.evaluators.evaluator import Outcome
 from envs.gate import SearchGate
 from pipeline.certification import certify_tolerance, fixed_sequence, interval_pp, judge_plan
 from wattbit.guardrail import Guardrail

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from synthetic import SyntheticEvaluator, make_profile
 
 from agents.surrogate.drop_surrogate import DropSurrogate, FittedSurrogate, plan_indices, plans_from
-from envs.evaluators.plan_evaluator import Outcome
+from envs.evaluators.evaluator import Outcome
 from envs.gate import SearchGate
 from envs.synthetic import SyntheticEvaluator as InteractingLayers
 from wattbit.profile import ModelProfile

@@ -16,8 +16,9 @@ import tiny
 import torch
 from checkout import ROOT
 
+from envs.evaluators.evaluator import Outcome
 from envs.evaluators.parallel_evaluator import ParallelEvaluator
-from envs.evaluators.plan_evaluator import Outcome, PlanEvaluator
+from envs.evaluators.plan_evaluator import PlanEvaluator
 from envs.evaluators.workers import WorkerError, WorkerPool
 from wattbit.errors import ConfigError, ModelError, PlanError
 from wattbit.execution.switchable import SwitchableModel

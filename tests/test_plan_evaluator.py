@@ -8,7 +8,8 @@ import torch
 from synthetic import StubModel, SyntheticEvaluator, make_profile, make_split
 from torch import Tensor
 
-from envs.evaluators.plan_evaluator import Outcome, PlanEvaluator, correct
+from envs.evaluators.evaluator import Outcome
+from envs.evaluators.plan_evaluator import PlanEvaluator, correct
 from wattbit.errors import DataError, ModelError, PlanError
 from wattbit.execution.switchable import SwitchableModel
 from wattbit.judging.noninferiority import PairedCounts

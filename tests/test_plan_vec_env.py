@@ -13,8 +13,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor
 from synthetic import SyntheticEvaluator, make_profile
 
 from agents.archive import Archive, ArchivingEvaluator
-from agents.search_method import BudgetSpent
-from envs.evaluators.plan_evaluator import Outcome
+from agents.stopping import BudgetSpent
+from envs.evaluators.evaluator import Outcome
 from envs.gate import SearchGate
 from envs.layer_precision import LayerPrecisionEnv
 from envs.plan_vec_env import PlanVecEnv

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from synthetic import make_outcome, make_profile
 
 from agents.archive import Archive
-from envs.evaluators.plan_evaluator import Outcome
+from envs.evaluators.evaluator import Outcome
 from envs.gate import SearchGate
 from envs.pooled_gate import PooledGate
 from wattbit.errors import ConfigError

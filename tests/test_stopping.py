@@ -4,8 +4,8 @@ import time
 
 import pytest
 
-from agents.search_method import SearchInterrupted, spread
-from agents.stopping import StopRule
+from agents.search_method import spread
+from agents.stopping import SearchInterrupted, StopRule
 from wattbit.errors import ConfigError
 
 

@@ -14,8 +14,8 @@ from agents.archive import Archive, ArchivingEvaluator
 from agents.baselines import ILP
 from agents.export import export_policy
 from agents.ppo import PPO
-from agents.search_method import BudgetSpent, SearchTask
-from agents.stopping import StopRule
+from agents.search_method import SearchTask
+from agents.stopping import BudgetSpent, StopRule
 from agents.surrogate_ppo import SurrogateLoop, draw_plans
 from envs.gate import SearchGate
 from envs.layer_precision import LayerPrecisionEnv

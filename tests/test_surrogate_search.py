@@ -11,10 +11,11 @@ from agents.archive import Archive, ArchivingEvaluator
 from agents.baselines import ILP
 from agents.bayesian import BayesianOptimisation
 from agents.local_search import LocalSearch
-from agents.search_method import BudgetSpent, SearchInterrupted, SearchMethod, SearchTask
+from agents.search_method import SearchMethod, SearchTask
+from agents.stopping import BudgetSpent, SearchInterrupted
 from agents.surrogate.chain_step import chain_steps
 from agents.surrogate.drop_surrogate import DropSurrogate, plan_indices
-from envs.evaluators.plan_evaluator import Evaluator, Outcome
+from envs.evaluators.evaluator import Evaluator, Outcome
 from envs.gate import SearchGate
 from envs.synthetic import SyntheticEvaluator as InteractingLayers
 from wattbit.plan import PrecisionPlan

@@ -25,7 +25,7 @@ from scipy.special import ndtr
 from agents.surrogate.gaussian_process import GaussianProcess, WeightPrior, fit_process
 from agents.surrogate.gp_covariance import FLOOR_NATS, KERNELS, PlanFeatures
 from agents.surrogate.plan_arrays import Indices, PlanArrays, energies_j, plan_indices, plans_from
-from envs.evaluators.plan_evaluator import Outcome
+from envs.evaluators.evaluator import Outcome
 from envs.gate import SearchGate
 from wattbit.profile import ModelProfile
 

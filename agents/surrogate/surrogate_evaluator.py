@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from agents.surrogate.drop_surrogate import FittedSurrogate
 from agents.surrogate.plan_arrays import PlanArrays
-from envs.evaluators.plan_evaluator import Outcome
+from envs.evaluators.evaluator import Outcome
 from wattbit.errors import ConfigError
 from wattbit.judging.noninferiority import PairedCounts
 from wattbit.plan import PrecisionPlan

@@ -8,8 +8,9 @@ from typing import Self
 
 from torch import Tensor
 
-from envs.evaluators.plan_evaluator import Outcome, PlanEvaluator
-from envs.evaluators.workers import EvaluatorFactory, WorkerPool
+from envs.evaluators.evaluator import Outcome
+from envs.evaluators.plan_evaluator import PlanEvaluator
+from envs.evaluators.workers import EvaluatorMaker, WorkerPool
 from wattbit.execution.switchable import SwitchableModel
 from wattbit.model_inputs import Inputs
 from wattbit.plan import PrecisionPlan
@@ -47,7 +48,7 @@ class ParallelEvaluator(PlanEvaluator):
         inputs: Inputs | list[Inputs],
         labels: Tensor,
         *,
-        factory: EvaluatorFactory,
+        factory: EvaluatorMaker,
         workers: int,
         batch_size: int = 256,
         known: Mapping[PrecisionPlan, Outcome] | None = None,

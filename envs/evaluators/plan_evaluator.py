@@ -1,15 +1,14 @@
-"""Running plans on the search split: the costly seam between the environment and the model."""
+"""Running plans on the search split, each once."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from envs.evaluators.evaluator import Outcome
 from wattbit.errors import DataError, ModelError
 from wattbit.execution.prefix_sharing import MEMORY_BYTES, PrefixSharing
 from wattbit.execution.switchable import SwitchableModel
@@ -21,48 +20,6 @@ from wattbit.profiling.profiler import divergence
 
 # The divergence of an output that is not finite, nats: larger than any finite one seen, and still a number.
 _WORST = 100.0
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What one plan costs and what it does to accuracy on the search split.
-
-    Attributes:
-        plan: The plan.
-        energy_j: Energy per inference by the profile's additive model, joules.
-        latency_ms: Time per inference by the profile's additive model, milliseconds.
-        counts: Paired outcomes against the reference.
-        divergence: Mean Kullback-Leibler divergence from the reference output, nats.
-    """
-
-    plan: PrecisionPlan
-    energy_j: float
-    latency_ms: float
-    counts: PairedCounts
-    divergence: float
-
-    @property
-    def drop_pp(self) -> float:
-        """Observed drop in percentage points."""
-        return self.counts.drop_pp
-
-
-class Evaluator(Protocol):
-    """Evaluates plans of one model; `PlanEvaluator` is the real one, tests bring their own."""
-
-    @property
-    def profile(self) -> ModelProfile:
-        """The model's profile."""
-
-    @property
-    def evaluations(self) -> int:
-        """Number of distinct plans run so far."""
-
-    def evaluate(self, plan: PrecisionPlan) -> Outcome:
-        """The outcome of ``plan``; a plan that was evaluated before costs nothing."""
-
-    def evaluate_all(self, plans: Sequence[PrecisionPlan]) -> list[Outcome]:
-        """The outcome of each of ``plans``, in the order given; what is given twice is run once."""
 
 
 class PlanEvaluator:

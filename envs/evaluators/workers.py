@@ -22,11 +22,11 @@ from typing import TypeVar
 
 import torch
 
-from envs.evaluators.plan_evaluator import Evaluator, Outcome
+from envs.evaluators.evaluator import Evaluator, Outcome
 from wattbit.errors import ConfigError, WattbitError
 from wattbit.plan import PrecisionPlan
 
-EvaluatorFactory = Callable[[], Evaluator]
+EvaluatorMaker = Callable[[], Evaluator]
 """Builds a worker's evaluator; picklable, so a function of a module or an instance of such a class."""
 
 T = TypeVar("T")
@@ -50,7 +50,7 @@ class WorkerPool:
         ConfigError: If there are fewer than 2 workers.
     """
 
-    def __init__(self, factory: EvaluatorFactory, workers: int) -> None:
+    def __init__(self, factory: EvaluatorMaker, workers: int) -> None:
         if workers < 2:
             raise ConfigError(f"{workers} worker processes save no time; give 2 or more, or use workers=1")
         self._factory = factory
@@ -145,7 +145,7 @@ class _Failure:
 class _Worker:
     """A process and the pipe to it. It says that it is ready, and then answers each question once."""
 
-    def __init__(self, factory: EvaluatorFactory) -> None:
+    def __init__(self, factory: EvaluatorMaker) -> None:
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, factory), daemon=True)
@@ -204,7 +204,7 @@ class _Worker:
                 self.pipe.send(list(self._question))
 
 
-def _serve(pipe: Connection, factory: EvaluatorFactory) -> None:
+def _serve(pipe: Connection, factory: EvaluatorMaker) -> None:
     """The worker: build the evaluator, say so, and answer until the pipe ends."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)

@@ -16,7 +16,8 @@ from types import MappingProxyType
 from omegaconf import DictConfig
 
 from agents.archive import Journal
-from envs.evaluators.plan_evaluator import Outcome, PlanEvaluator
+from envs.evaluators.evaluator import Outcome
+from envs.evaluators.plan_evaluator import PlanEvaluator
 from envs.gate import SearchGate
 from pipeline.build import build_costs, build_model, build_workload, profile_model, use_threads
 from pipeline.cli import check_overrides

@@ -17,9 +17,10 @@ import numpy as np
 
 from agents.archive import Archive, ArchivingEvaluator
 from agents.export import export_policy
-from agents.search_method import BudgetSpent, SearchMethod, SearchTask
+from agents.search_method import SearchMethod, SearchTask
+from agents.stopping import BudgetSpent
 from agents.surrogate.plan_arrays import plan_indices, plans_from
-from envs.evaluators.plan_evaluator import Evaluator, Outcome
+from envs.evaluators.evaluator import Evaluator, Outcome
 from pipeline.build import use_threads
 from scripts.benchmarks.search_methods import GATES, METHODS, TOLERANCES_PP
 from scripts.benchmarks.search_problems import open_problem

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from functools import cache
 
-from envs.evaluators.plan_evaluator import Evaluator, Outcome
+from envs.evaluators.evaluator import Evaluator, Outcome
 from envs.gate import SearchGate
 from envs.plan_table import table_names
 from envs.synthetic import SyntheticEvaluator

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.archive import Archive
-from envs.evaluators.plan_evaluator import Outcome
+from envs.evaluators.evaluator import Outcome
 from envs.gate import SearchGate
 from scripts.benchmarks.search_cells import CellResult
 from scripts.benchmarks.search_methods import RAW, TOLERANCES_PP

@@ -29,11 +29,12 @@ from sb3_contrib import MaskablePPO
 from agents.additive import AdditiveModel
 from agents.archive import Archive, ArchivingEvaluator
 from agents.ppo import PPO
-from agents.search_method import BudgetSpent, SearchMethod, SearchTask
+from agents.search_method import SearchMethod, SearchTask
+from agents.stopping import BudgetSpent
 from agents.surrogate.plan_arrays import plans_from
 from agents.surrogate.surrogate_evaluator import SurrogateEvaluator
 from agents.surrogate_ppo import draw_plans
-from envs.evaluators.plan_evaluator import Evaluator, Outcome
+from envs.evaluators.evaluator import Evaluator, Outcome
 from pipeline.build import build, use_threads
 from pipeline.cli import CONF
 from scripts.benchmarks import Benchmark
