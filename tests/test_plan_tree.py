@@ -16,9 +16,9 @@ from scripts.exhaustive_tables.table_recipes import RECIPES
 from wattbit.errors import ConfigError, ModelError
 from wattbit.execution.switchable import SwitchableModel
 from wattbit.plan import PrecisionPlan
-from workloads.blocks import ResidualBlock
 from workloads.fashion_mnist import FashionNet
 from workloads.fashion_transformer import FashionTransformer
+from workloads.network_blocks import ResidualBlock
 
 NAMES = ("fp16", "int8", "int3")
 

@@ -95,7 +95,6 @@ def without_assets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str,
     monkeypatch.setattr(minilm, "tokenized", words_as_numbers)
     monkeypatch.setattr(minilm, "checkpoint", lambda: tensors)
     monkeypatch.setattr(minilm, "encoder_state", lambda tensors, layers: tensors)
-    monkeypatch.setattr(sentiment, "source_of", lambda *_: "fixed")
     data = put(tmp_path / "data", sdist(made_up_ratings()), monkeypatch)
     fixed = {"seed": 0, "epochs": 1, "batch_size": 16, "cache_dir": str(tmp_path / "cache")}
     return {**fixed, **SIZES, "data_dir": str(data)}

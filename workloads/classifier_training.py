@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -23,9 +23,6 @@ _log = logging.getLogger(__name__)
 MOMENTUM = 0.9
 WARM_UP = 0.25
 """Share of the training in which the learning rate rises to its peak."""
-
-Augment = Callable[[Inputs, torch.Generator], Inputs]
-"""Takes a batch of inputs and a generator, returns the batch randomly changed."""
 
 Progress = Callable[[int, int, float], None]
 """Called after each epoch with the epoch (from 1), the number of epochs and the mean loss of the epoch."""
@@ -47,9 +44,8 @@ def train_classifier(
     learning_rate: float,
     weight_decay: float,
     seed: int,
-    augment: Augment | None = None,
+    shift_pixels: int = 0,
     progress: Progress | None = None,
-    label_smoothing: float = 0.0,
 ) -> nn.Module:
     """Train ``model`` in place with cross-entropy and return it in eval mode.
 
@@ -60,11 +56,9 @@ def train_classifier(
         batch_size: Samples a step; what an epoch leaves after its last full batch is left out of it.
         learning_rate: Peak of the one-cycle schedule.
         weight_decay: L2 penalty on weights; biases and normalisation layers have none.
-        seed: Fixes the order of samples, ``augment`` and dropout.
-        augment: Changes each batch of inputs at random, for example by shifting images.
+        seed: Fixes the order of samples, the shifts and dropout.
+        shift_pixels: How far images are shifted at random, at most; see `shift_images`.
         progress: Told of each finished epoch.
-        label_smoothing: Share of the target spread over all classes. 0 keeps the confidences that rules with
-            fixed thresholds expect; 0.1 would press them to about 0.91.
 
     Raises:
         ConfigError: If ``epochs`` or ``batch_size`` is too small.
@@ -77,7 +71,7 @@ def train_classifier(
         raise ConfigError(f"batch_size={batch_size}: training with batch normalisation needs at least 2")
     batch_size = min(batch_size, len(split))
     generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.SGD(_groups(model, weight_decay), learning_rate, MOMENTUM, nesterov=True)
+    optimizer = torch.optim.SGD(parameter_groups(model, weight_decay), learning_rate, MOMENTUM, nesterov=True)
     # On a CPU, convolutions train 1.4 to 1.7 times as fast in this layout.
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     model.train()
@@ -88,11 +82,12 @@ def train_classifier(
             indices = [index for index in torch.split(order, batch_size) if len(index) == batch_size]
             losses = []
             for step, index in enumerate(indices):
-                _set_learning_rate(optimizer, learning_rate, (epoch + (step + 0.5) / len(indices)) / epochs)
+                done = (epoch + (step + 0.5) / len(indices)) / epochs
+                set_learning_rate(optimizer, learning_rate, WARM_UP, done)
                 batch = select(split.inputs, index)
-                batch = batch if augment is None else augment(batch, generator)
-                losses.append(_step(model, batch, split.labels[index], optimizer, label_smoothing))
-            _report(epoch + 1, epochs, math.fsum(losses) / len(losses), progress)
+                batch = shift_images(batch, shift_pixels, generator) if shift_pixels else batch
+                losses.append(_step(model, batch, split.labels[index], optimizer))
+            report_epoch(epoch + 1, epochs, losses, progress)
     model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     return model.eval()
 
@@ -102,47 +97,34 @@ def log_progress(epoch: int, epochs: int, loss: float) -> None:
     _log.info("epoch %d of %d: mean loss %.3f", epoch, epochs, loss)
 
 
-def shift_images(pixels: int) -> Augment:
-    """Augmentation that moves each image of shape (channels, height, width) by up to ``pixels`` each way.
+def shift_images(inputs: Inputs, pixels: int, generator: torch.Generator) -> Inputs:
+    """Move each image of shape (channels, height, width) at random, by up to ``pixels`` each way.
 
     What enters the image repeats its border, so that the background keeps its value.
     """
-
-    def shift(inputs: Inputs, generator: torch.Generator) -> Inputs:
-        return map_tensors(inputs, lambda images: _shift(images, pixels, generator))
-
-    return shift
+    return map_tensors(inputs, lambda images: _shift(images, pixels, generator))
 
 
-def _step(
-    model: nn.Module, batch: Inputs, labels: Tensor, optimizer: torch.optim.Optimizer, label_smoothing: float
-) -> float:
-    """Take one step and return the loss before it."""
-    logits = logits_of(call_model(model, batch))
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= logits.shape[1]:
-        raise DataError(
-            f"label {low if low < 0 else high} does not fit a model of {logits.shape[1]} classes; "
-            f"labels must be 0 to {logits.shape[1] - 1}"
-        )
-    loss = F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
-    optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
-    optimizer.step()
-    return float(loss.detach())
+def set_learning_rate(optimizer: torch.optim.Optimizer, peak: float, warm_up: float, done: float) -> None:
+    """Set what one cycle has at share ``done`` of the training.
 
-
-def _set_learning_rate(optimizer: torch.optim.Optimizer, peak: float, done: float) -> None:
-    """One cycle: a linear rise to ``peak``, then half a cosine to 0, at share ``done`` of the training."""
-    if done < WARM_UP:
-        factor = done / WARM_UP
+    A linear rise to ``peak`` over the share ``warm_up``, then half a cosine to 0.
+    """
+    if done < warm_up:
+        factor = done / warm_up
     else:
-        factor = 0.5 + 0.5 * math.cos(math.pi * (done - WARM_UP) / (1 - WARM_UP))
+        factor = 0.5 + 0.5 * math.cos(math.pi * (done - warm_up) / (1 - warm_up))
     for group in optimizer.param_groups:
         group["lr"] = peak * factor
 
 
-def _report(epoch: int, epochs: int, loss: float, progress: Progress | None) -> None:
+def report_epoch(epoch: int, epochs: int, losses: Sequence[float], progress: Progress | None) -> None:
+    """Tell ``progress`` the mean loss of an epoch.
+
+    Raises:
+        ModelError: If it is not finite.
+    """
+    loss = math.fsum(losses) / len(losses)
     if not math.isfinite(loss):
         raise ModelError(
             f"training diverged: mean loss {loss} in epoch {epoch} of {epochs}; lower learning_rate"
@@ -151,13 +133,30 @@ def _report(epoch: int, epochs: int, loss: float, progress: Progress | None) -> 
         progress(epoch, epochs, loss)
 
 
-def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+    """The parameters that are trained; biases and normalisation layers have no weight decay."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups: list[dict[str, object]] = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
+
+
+def _step(model: nn.Module, batch: Inputs, labels: Tensor, optimizer: torch.optim.Optimizer) -> float:
+    """Take one step and return the loss before it."""
+    logits = logits_of(call_model(model, batch))
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= logits.shape[1]:
+        raise DataError(
+            f"label {low if low < 0 else high} does not fit a model of {logits.shape[1]} classes; "
+            f"labels must be 0 to {logits.shape[1] - 1}"
+        )
+    loss = F.cross_entropy(logits, labels)
+    optimizer.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    return float(loss.detach())
 
 
 def _shift(images: Tensor, pixels: int, generator: torch.Generator) -> Tensor:

@@ -7,21 +7,13 @@ Training takes seconds, which makes this the workload for trying things out.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
-from workloads import classifier_training as training
-from workloads.blocks import ResidualBlock
+from workloads.network_blocks import ResidualBlock
 from workloads.splits import make_splits
-from workloads.trained import trained_classifier
+from workloads.trained import trained_network
 from workloads.workload import Workload
-
-BATCH_SIZE = 32
-LEARNING_RATE = 0.1
-WEIGHT_DECAY = 5e-4
-SHIFT_PIXELS = 1
 
 
 def load(
@@ -53,28 +45,17 @@ def load(
     images, labels = read_digits()
     sizes = {"calibrate": calibrate, "search": search, "certify": certify, "test": test}
     splits = make_splits(images, labels, sizes, seed)
-    hyperparameters: dict[str, Any] = {
-        "epochs": epochs,
-        "batch_size": BATCH_SIZE,
-        "learning_rate": LEARNING_RATE,
-        "weight_decay": WEIGHT_DECAY,
-        "seed": seed,
-    }
-
-    model = trained_classifier(
-        "digits", DigitsNet, splits["train"], cache_dir, hyperparameters,
-        Stage, ResidualBlock, SeparableBlock,
-        augment=training.shift_images(SHIFT_PIXELS),
-        hyperparameters={**hyperparameters, "shift_pixels": SHIFT_PIXELS},
-    )  # fmt: skip
     return Workload(
         name="digits",
-        model=model,
+        model=trained_network(
+            "digits", DigitsNet, splits["train"], cache_dir,
+            epochs=epochs, batch_size=32, learning_rate=0.1, weight_decay=5e-4, shift_pixels=1, seed=seed,
+        ),
         splits=splits,
         classes=tuple(str(digit) for digit in range(10)),
         batch_size=batch_size,
         description="residual network (11 layers, 22 k parameters) on 8 x 8 handwritten digits",
-    )
+    )  # fmt: skip
 
 
 def read_digits() -> tuple[Tensor, Tensor]:

@@ -17,7 +17,6 @@ import urllib.request
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,11 +25,11 @@ from torch import Tensor, nn
 
 from wattbit.errors import DataError
 from wattbit.model_inputs import map_tensors
-from workloads import classifier_training as training
-from workloads.blocks import ResidualBlock
 from workloads.cache import write_atomically
+from workloads.classifier_training import log_progress
+from workloads.network_blocks import ResidualBlock
 from workloads.splits import make_splits
-from workloads.trained import trained_classifier
+from workloads.trained import trained_network
 from workloads.workload import Split, Workload
 
 _log = logging.getLogger(__name__)
@@ -56,10 +55,6 @@ SOURCES = (
 TIMEOUT_S = 30.0
 MAX_BYTES = 64 * 2**20
 """More than the largest file has, so that no source can fill the memory."""
-
-BATCH_SIZE = 128
-LEARNING_RATE = 0.2
-WEIGHT_DECAY = 5e-4
 
 
 def load(
@@ -88,29 +83,19 @@ def load(
         DataError: If the data are not found, are damaged, or the splits do not fit into them.
         OutputError: If the trained weights or the downloaded files cannot be kept.
     """
-    folder = Path(cache_dir)
     sizes = {"calibrate": calibrate, "search": search, "certify": certify}
-    splits = read_splits(sizes, seed, data_dir, folder)
-    hyperparameters: dict[str, Any] = {
-        "epochs": epochs,
-        "batch_size": BATCH_SIZE,
-        "learning_rate": LEARNING_RATE,
-        "weight_decay": WEIGHT_DECAY,
-        "seed": seed,
-    }
-
-    model = trained_classifier(
-        "fashion_mnist", FashionNet, splits["train"], folder, hyperparameters, ResidualBlock,
-        progress=training.log_progress,
-    )  # fmt: skip
+    splits = read_splits(sizes, seed, data_dir, Path(cache_dir))
     return Workload(
         name="fashion_mnist",
-        model=model,
+        model=trained_network(
+            "fashion_mnist", FashionNet, splits["train"], cache_dir, log_progress,
+            epochs=epochs, batch_size=128, learning_rate=0.2, weight_decay=5e-4, seed=seed,
+        ),
         splits=splits,
         classes=CLASSES,
         batch_size=batch_size,
         description="residual network (10 layers, 78 k parameters) on 28 x 28 images of clothes",
-    )
+    )  # fmt: skip
 
 
 class FashionNet(nn.Module):

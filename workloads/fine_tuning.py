@@ -6,15 +6,13 @@ Batches hold sentences of similar length and are cut to their longest one, which
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wattbit.errors import ConfigError, ModelError
+from wattbit.errors import ConfigError
 from wattbit.model_inputs import call_model, logits_of
-from workloads.classifier_training import Progress
+from workloads.classifier_training import Progress, parameter_groups, report_epoch, set_learning_rate
 from workloads.workload import Split
 
 WARM_UP = 0.1
@@ -57,13 +55,14 @@ def fine_tune(
     inputs = _mapping(split)
     lengths = inputs["attention_mask"].sum(1)
     generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.AdamW(_groups(model, weight_decay), learning_rate)
+    optimizer = torch.optim.AdamW(parameter_groups(model, weight_decay), learning_rate)
     model.train()
     for epoch in range(epochs):
         order = batches_of_similar_length(lengths, batch_size, generator)
         losses = []
         for step, index in enumerate(order):
-            _set_learning_rate(optimizer, learning_rate, (epoch + (step + 0.5) / len(order)) / epochs)
+            done = (epoch + (step + 0.5) / len(order)) / epochs
+            set_learning_rate(optimizer, learning_rate, WARM_UP, done)
             longest = int(lengths[index].max())
             batch = {name: tensor[index, :longest] for name, tensor in inputs.items()}
             loss = F.cross_entropy(logits_of(call_model(model, batch)), split.labels[index])
@@ -71,13 +70,7 @@ def fine_tune(
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             losses.append(float(loss.detach()))
-        mean = math.fsum(losses) / len(losses)
-        if not math.isfinite(mean):
-            raise ModelError(
-                f"fine-tuning diverged: mean loss {mean} in epoch {epoch + 1}; lower learning_rate"
-            )
-        if progress is not None:
-            progress(epoch + 1, epochs, mean)
+        report_epoch(epoch + 1, epochs, losses, progress)
     return model.eval()
 
 
@@ -106,19 +99,3 @@ def _mapping(split: Split) -> dict[str, Tensor]:
             "fine-tuning needs inputs with an attention_mask; give a dict of input_ids and attention_mask"
         )
     return split.inputs
-
-
-def _set_learning_rate(optimizer: torch.optim.Optimizer, peak: float, done: float) -> None:
-    """A linear rise to ``peak``, then half a cosine to 0, at share ``done`` of the training."""
-    rise = done / WARM_UP
-    fall = 0.5 + 0.5 * math.cos(math.pi * (done - WARM_UP) / (1 - WARM_UP))
-    for group in optimizer.param_groups:
-        group["lr"] = peak * (rise if done < WARM_UP else fall)
-
-
-def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]

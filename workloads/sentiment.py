@@ -6,21 +6,17 @@ rated (`workloads.sentiment_data`). Training takes minutes, once.
 
 from __future__ import annotations
 
-import logging
-from typing import Any
-
 import torch
 from torch import nn
 
 from wattbit.profiling.sensitivity import SensitivityMethod
-from workloads import fine_tuning, minilm, sentiment_data, sentiment_net
-from workloads.cache import cached_state_dict, source_of
+from workloads import minilm, sentiment_data
 from workloads.classifier_training import log_progress, seeded
+from workloads.fine_tuning import fine_tune
 from workloads.sentiment_net import EncoderSize, SentimentNet
 from workloads.splits import make_splits
+from workloads.trained import trained_network
 from workloads.workload import Workload
-
-_log = logging.getLogger(__name__)
 
 SIZE = EncoderSize()
 LENGTH = 56
@@ -28,7 +24,6 @@ LENGTH = 56
 
 BATCH_SIZE = 32
 LEARNING_RATE = 5e-5
-WEIGHT_DECAY = 0.01
 
 
 def load(
@@ -67,41 +62,20 @@ def load(
     inputs = minilm.tokenized(sentences, LENGTH)
     sizes = {"calibrate": calibrate, "search": search, "certify": certify, "test": test}
     splits = make_splits(inputs, torch.tensor(labels), sizes, seed)
-    hyperparameters: dict[str, Any] = {
-        "epochs": epochs,
-        "batch_size": BATCH_SIZE,
-        "learning_rate": LEARNING_RATE,
-        "weight_decay": WEIGHT_DECAY,
-        "seed": seed,
-    }
-
-    def train() -> nn.Module:
-        _log.info("fine-tuning the sentiment model, %d epochs of two minutes or so", epochs)
-        return fine_tuning.fine_tune(
-            pretrained(seed), splits["train"], progress=log_progress, **hyperparameters
-        )
-
-    key_parts = {
-        "workload": "sentiment",
-        "hyperparameters": hyperparameters,
-        "data": splits["train"].fingerprint(),
-        "encoder": minilm.WEIGHTS_SHA256,
-        "source": source_of(sentiment_net, fine_tuning, minilm.encoder_state, pretrained),
-    }
-    state = cached_state_dict(cache_dir, key_parts, train)
-    with torch.device("meta"):  # no time goes into weights that are replaced at once
-        model = SentimentNet(SIZE, len(sentiment_data.CLASSES))
-    model.load_state_dict(state, assign=True)
     return Workload(
         name="sentiment",
-        model=model.eval(),
+        model=trained_network(
+            "sentiment", _network, splits["train"], cache_dir, log_progress,
+            train=fine_tune, pretrained=pretrained, sources=(minilm,),
+            epochs=epochs, batch_size=BATCH_SIZE, learning_rate=LEARNING_RATE, weight_decay=0.01, seed=seed,
+        ),
         splits=splits,
         classes=sentiment_data.CLASSES,
         batch_size=batch_size,
         description="MiniLM-L6 encoder (37 linear layers, 23 M parameters) on sentences of film reviews",
         sensitivity=sensitivity,
         trim_padding=True,
-    )
+    )  # fmt: skip
 
 
 def pretrained(seed: int) -> nn.Module:
@@ -112,9 +86,13 @@ def pretrained(seed: int) -> nn.Module:
     Raises:
         DataError: If the encoder is not on this machine, or damaged.
     """
-    model = seeded(lambda: SentimentNet(SIZE, len(sentiment_data.CLASSES)), seed)
+    model = seeded(_network, seed)
     encoder = model.get_submodule("encoder")
     encoder.load_state_dict(minilm.encoder_state(minilm.checkpoint(), SIZE.layers))
     for name in ("word", "position", "norm"):
         encoder.get_submodule(name).requires_grad_(False)
     return model
+
+
+def _network() -> nn.Module:
+    return SentimentNet(SIZE, len(sentiment_data.CLASSES))

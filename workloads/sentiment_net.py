@@ -11,8 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from workloads.network_blocks import Attention, FeedForward
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,50 +89,13 @@ class EncoderLayer(nn.Module):
 
     def __init__(self, size: EncoderSize) -> None:
         super().__init__()
-        self.attention = Attention(size)
+        self.attention = Attention(size.width, size.heads)
         self.attention_norm = nn.LayerNorm(size.width, _EPSILON)
-        self.ffn = FeedForward(size)
+        self.ffn = FeedForward(size.width, size.ffn_width)
         self.ffn_norm = nn.LayerNorm(size.width, _EPSILON)
 
     def forward(self, x: Tensor, visible: Tensor) -> Tensor:
         """Map (batch, tokens, width) to the same shape; ``visible`` is (batch, 1, 1, tokens) bool."""
         x = self.attention_norm(x + self.attention(x, visible))
         output: Tensor = self.ffn_norm(x + self.ffn(x))
-        return output
-
-
-class Attention(nn.Module):
-    """Multi-head self-attention."""
-
-    def __init__(self, size: EncoderSize) -> None:
-        super().__init__()
-        self.heads = size.heads
-        self.query = nn.Linear(size.width, size.width)
-        self.key = nn.Linear(size.width, size.width)
-        self.value = nn.Linear(size.width, size.width)
-        self.output = nn.Linear(size.width, size.width)
-
-    def forward(self, x: Tensor, visible: Tensor) -> Tensor:
-        """Map (batch, tokens, width) to the same shape; tokens look at ``visible`` ones only."""
-        query, key, value = (self._split(y) for y in (self.query(x), self.key(x), self.value(x)))
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=visible)
-        output: Tensor = self.output(mixed.transpose(1, 2).flatten(2))
-        return output
-
-    def _split(self, x: Tensor) -> Tensor:
-        """(batch, tokens, width) as (batch, heads, tokens, width / heads)."""
-        return torch.unflatten(x, -1, (self.heads, -1)).transpose(1, 2)
-
-
-class FeedForward(nn.Module):
-    """Two linear layers with a GELU between them, on each token by itself."""
-
-    def __init__(self, size: EncoderSize) -> None:
-        super().__init__()
-        self.up = nn.Linear(size.width, size.ffn_width)
-        self.down = nn.Linear(size.ffn_width, size.width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (batch, tokens, width) to the same shape."""
-        output: Tensor = self.down(F.gelu(self.up(x)))
         return output

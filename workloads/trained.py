@@ -2,69 +2,78 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 from torch import nn
 
-from workloads import classifier_training as training
 from workloads.cache import cached_state_dict, source_of
+from workloads.classifier_training import Progress, seeded, train_classifier
 from workloads.workload import Split
 
 _log = logging.getLogger(__name__)
 
 
-def trained_classifier(
+def trained_network(
     name: str,
     make: Callable[[], nn.Module],
     split: Split,
     cache_dir: str | Path,
-    hyperparameters: Mapping[str, Any],
-    /,
-    *definitions: type | Callable[..., Any] | ModuleType,
-    augment: training.Augment | None = None,
-    progress: training.Progress | None = None,
-    **key_parts: Any,
+    progress: Progress | None = None,
+    *,
+    train: Callable[..., nn.Module] = train_classifier,
+    pretrained: Callable[[int], nn.Module] | None = None,
+    sources: Sequence[ModuleType] = (),
+    epochs: int,
+    seed: int,
+    **hyperparameters: float,
 ) -> nn.Module:
     """Make a network and train it, unless the cache has its weights; in eval mode.
 
+    Weights are found again only if all that decides them is the same: these arguments, the samples, and the
+    code of the modules that define the network's classes, ``make``, ``train`` and ``pretrained``.
+
     Args:
         name: The workload's name.
-        make: Makes the network, of the seed alone.
+        make: Makes the network with random weights.
         split: Samples to train on.
         cache_dir: Folder of the cache.
-        hyperparameters: Arguments of `training.train_classifier`, the seed among them.
-        definitions: What else than ``make`` and the training decides the result, by its source.
-        augment: See `training.train_classifier`.
-        progress: Likewise; None for a training too short to speak of.
-        key_parts: Further values that decide the result; one named as a part of the key replaces it.
+        progress: Told of each finished epoch; None for a training too short to speak of.
+        train: What trains: takes the network, the samples, ``progress`` and the hyper-parameters.
+        pretrained: Makes the network that training starts from, of the seed; None: with random weights.
+        sources: Other modules whose code decides the weights.
+        epochs: A hyper-parameter of ``train``.
+        seed: Another; fixes the random weights as well.
+        hyperparameters: The others.
 
     Raises:
         OutputError: If the weights cannot be kept.
     """
-    seed = hyperparameters["seed"]
+    model = seeded(make, seed)
+    settings = {"epochs": epochs, "seed": seed, **hyperparameters}
 
-    def train() -> nn.Module:
+    def build() -> nn.Module:
         if progress is not None:
-            _log.info("training the %s model, %d epochs", name, hyperparameters["epochs"])
-        return training.train_classifier(
-            training.seeded(make, seed),
-            split,
-            augment=augment,
-            progress=progress,
-            **hyperparameters,
-        )
+            _log.info("training the %s model, %d epochs", name, epochs)
+        start = seeded(make, seed) if pretrained is None else pretrained(seed)
+        return train(start, split, progress=progress, **settings)
 
+    parts = [
+        make,
+        train,
+        *([pretrained] if pretrained else []),
+        *{type(module) for module in model.modules()},
+    ]
+    modules = {module for part in parts if (module := inspect.getmodule(part)) is not None}
+    own = sorted({*modules, *sources}, key=lambda module: module.__name__)
     key = {
         "workload": name,
-        "hyperparameters": dict(hyperparameters),
+        "hyperparameters": settings,
         "data": split.fingerprint(),
-        "source": source_of(make, *definitions, training),
-        **key_parts,
+        "source": source_of(*(module for module in own if not module.__name__.startswith("torch."))),
     }
-    model = training.seeded(make, seed)
-    model.load_state_dict(cached_state_dict(cache_dir, key, train))
+    model.load_state_dict(cached_state_dict(cache_dir, key, build))
     return model.eval()
