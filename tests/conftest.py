@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import runtimes
 import tiny
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from wattbit.energy.device_model import DeviceModel
 from wattbit.execution.switchable import SwitchableModel
 from wattbit.profile import ModelProfile
 from wattbit.serving.bundle import ControllerBundle, save_bundle
+from wattbit.serving.controller import PrecisionController
+from wattbit.serving.runtime import PrecisionRuntime
 
 torch.set_num_threads(1)
 
@@ -80,3 +84,45 @@ def bundle_dir(bundle: ControllerBundle, tmp_path: Path) -> Path:
     folder = tmp_path / "bundle"
     save_bundle(bundle, folder)
     return folder
+
+
+@pytest.fixture
+def make_runtime(bundle: ControllerBundle, conv_model: nn.Module) -> Iterator[runtimes.MakeRuntime]:
+    """Makes runtimes of ``bundle``, and closes them."""
+    made = []
+
+    def build(**settings: Any) -> PrecisionRuntime:
+        settings = {"tolerance_pp": runtimes.TOLERANCE_PP, **settings}
+        made.append(PrecisionRuntime(PrecisionController(bundle), conv_model, **settings))
+        return made[-1]
+
+    yield build
+    for runtime in made:
+        runtime.close()
+
+
+@pytest.fixture
+def reference_answer() -> Tensor:
+    """What the unmodified ``conv_model`` answers to ``runtimes.X``."""
+    return runtimes.reference_answer()
+
+
+@pytest.fixture
+def quantized_answer(bundle: ControllerBundle) -> Tensor:
+    """What the certified plan of ``bundle`` answers to ``runtimes.X``."""
+    return runtimes.quantized_answer(bundle)
+
+
+@pytest.fixture
+def log_path(tmp_path: Path) -> Path:
+    """Where an audit log may be written."""
+    return tmp_path / "audit.jsonl"
+
+
+@pytest.fixture
+def float32_switches() -> Iterator[None]:
+    """Puts back what a GPU report switches for the whole process."""
+    conv, matmul = torch.backends.cudnn.conv, torch.backends.cuda.matmul  # type: ignore[attr-defined]
+    before = conv.fp32_precision, matmul.fp32_precision
+    yield
+    conv.fp32_precision, matmul.fp32_precision = before

@@ -3,50 +3,20 @@
 from __future__ import annotations
 
 import math
-import statistics
 import threading
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import pytest
+from comparisons import compared
 from fake_machine import FakeMachine, FakeMeter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wattbit.energy.energy_comparison import Confirmation
-from wattbit.energy.meter import Energy, EnergyMeter
-from wattbit.energy.protocol import (
-    EnergyComparison,
-    RejectionRules,
-    compare,
-    confirm_plan,
-    measure_idle_w,
-    metering_overhead_s,
-)
-from wattbit.energy.ratio_interval import ratio_interval, t_quantile, t_within
-from wattbit.energy.rejection import cv_of_pair, rejection
+from wattbit.energy.meter import EnergyMeter
+from wattbit.energy.protocol import EnergyComparison, RejectionRules, compare
 from wattbit.energy.time_power import TimePowerMeter
-from wattbit.errors import ConfigError, MeterError
-
-
-def compared(
-    machine: FakeMachine,
-    reference_s: float = 1e-3,
-    candidate_s: float = 1e-3,
-    share: float = 1.0,
-    trials: int = 3,
-    window_s: float = 0.1,
-    shortest_s: float = 0.0,
-) -> EnergyComparison:
-    return compare(
-        FakeMeter(machine, shortest_s),
-        lambda: machine.work(reference_s),
-        lambda: machine.work(candidate_s, share),
-        window_s=window_s,
-        trials=trials,
-        clock=machine.clock,
-    )
+from wattbit.errors import MeterError
 
 
 def test_the_fake_meter_is_a_meter() -> None:
@@ -154,9 +124,6 @@ def test_a_meter_that_fails_is_not_passed_over() -> None:
         compared(FakeMachine(), window_s=0.1, shortest_s=10.0)
 
 
-# --- what suits the meter ---------------------------------------------------------------------------------
-
-
 def test_unasked_a_meter_of_short_windows_gets_many_of_them_in_turn() -> None:
     machine, order = FakeMachine(), []
 
@@ -200,108 +167,6 @@ def test_it_measures_with_a_real_meter() -> None:
     assert found.reference_j > 0.0
 
 
-# --- rejection --------------------------------------------------------------------------------------------
-
-
-def window(energy_j: float = 1.0, seconds: float = 1.0, **detail: float | str) -> Energy:
-    return Energy(energy_j, seconds, "measured", "fake", detail)
-
-
-def verdict(*windows: Energy, rules: RejectionRules | None = None) -> tuple[str, bool] | None:
-    found = rejection(windows, [(windows[0], windows[-1])], rules or RejectionRules())
-    return None if found is None else (found.cause, found.noise)
-
-
-def test_a_good_trial_is_kept() -> None:
-    calm = {"temperature_begin_c": 50.0, "temperature_end_c": 54.0, "throttle": "", "foreign_processes": 0.0}
-    assert verdict(window(**calm), window(**calm, foreign_cpu_share=0.04)) is None
-
-
-@pytest.mark.parametrize(
-    ("spoilt", "cause"),
-    [
-        ({"throttle": "HwSlowdown of GPU 0"}, "throttled (HwSlowdown of GPU 0)"),
-        ({"temperature_begin_c": 50.0, "temperature_end_c": 55.5}, "temperature moved by more than 5 °C"),
-        ({"foreign_processes": 2.0}, "2 foreign processes on the device"),
-        ({"foreign_cpu_share": 0.06}, "more than 5% of the CPU's work was other processes'"),
-    ],
-)
-def test_a_trial_whose_figures_are_wrong_is_thrown_away_for_good(spoilt: dict[str, Any], cause: str) -> None:
-    assert verdict(window(), window(**spoilt), window()) == (cause, False)
-
-
-def test_temperature_that_drifts_from_window_to_window_is_seen() -> None:
-    first = window(temperature_begin_c=50.0, temperature_end_c=53.0)
-    last = window(temperature_begin_c=53.0, temperature_end_c=56.0)
-    assert verdict(first, last) == ("temperature moved by more than 5 °C", False)
-
-
-def test_windows_that_disagree_are_noise() -> None:
-    assert verdict(window(1.0), window(1.04)) is None
-    assert verdict(window(1.0), window(1.05)) == ("windows of the same work differ by a CV above 3.0%", True)
-    assert verdict(window(1.0), window(1.05), rules=RejectionRules(max_cv=0.05)) is None
-
-
-def test_a_clock_that_jumps_ahead_costs_the_trial() -> None:
-    assert verdict(window(1.0, 1.0), window(1.0, 2.5)) == (
-        "windows of the same work differ by more than 2 times in length",
-        True,
-    )
-
-
-@given(a=st.floats(1e-9, 1e9), b=st.floats(1e-9, 1e9))
-@settings(deadline=None, max_examples=50)
-def test_the_cv_of_two_values_is_their_standard_deviation_over_their_mean(a: float, b: float) -> None:
-    assert cv_of_pair(a, b) == pytest.approx(statistics.stdev([a, b]) / statistics.fmean([a, b]), abs=1e-9)
-
-
-def test_many_trials_that_scatter_a_little_are_as_good_as_few_that_do_not() -> None:
-    machine, chance = FakeMachine(), np.random.default_rng(2)
-    found = compare(
-        FakeMeter(machine),
-        lambda: machine.work(1.0 + 0.15 * chance.random()),
-        lambda: machine.work(0.5 + 0.075 * chance.random()),
-        window_s=0.1,
-        trials=25,
-        clock=machine.clock,
-    )
-    assert found.trials == 50
-    assert found.reliable
-    assert found.ratio_high / found.energy_ratio - 1.0 <= 0.03
-
-
-def test_a_machine_that_never_calms_down_gives_figures_that_say_so() -> None:
-    machine, chance = FakeMachine(), np.random.default_rng(1)
-    found = compare(
-        FakeMeter(machine),
-        lambda: machine.work(1.0 + 0.5 * chance.random()),
-        lambda: machine.work(0.5 + 0.25 * chance.random()),
-        window_s=0.1,
-        trials=5,
-        clock=machine.clock,
-    )
-    assert not found.reliable
-    assert found.trials > 5
-    assert found.ratio_low < 0.5 < found.ratio_high
-
-
-@pytest.mark.parametrize(
-    "bad",
-    [
-        {"max_cv": 0.0},
-        {"max_cv": math.nan},
-        {"max_drift_c": -1.0},
-        {"max_foreign_share": math.inf},
-        {"attempts": 0},
-        {"confidence": 1.0},
-        {"confidence": 0.0},
-    ],
-)
-def test_rules_that_make_no_sense_are_refused(bad: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match=f"energy rule {next(iter(bad))} is "):
-        RejectionRules(**bad)
-
-
 def test_two_comparisons_of_one_device_never_overlap() -> None:
     inside, most = [0], [0]
 
@@ -320,87 +185,3 @@ def test_two_comparisons_of_one_device_never_overlap() -> None:
     for thread in threads:
         thread.join()
     assert most == [1]
-
-
-# --- interval, idle, confirmation -------------------------------------------------------------------------
-
-
-@given(st.integers(1, 40), st.floats(0.01, 0.995))
-@settings(deadline=None, max_examples=100)
-def test_student_s_t_is_scipy_s(degrees: int, level: float) -> None:
-    from scipy.stats import t
-
-    expected = t.ppf((1.0 + level) / 2.0, degrees)
-    assert t_quantile(level, degrees) == pytest.approx(expected, rel=1e-8)
-    assert t_within(expected, degrees) == pytest.approx(level, abs=1e-9)
-
-
-@pytest.mark.parametrize("trials", [2, 4, 5, 7])
-def test_the_interval_holds_the_true_ratio_as_often_as_it_says(trials: int) -> None:
-    chance = np.random.default_rng(trials)
-    held = 0
-    for _ in range(1_000):
-        ratios = [math.exp(chance.normal(-0.7, 0.05)) for _ in range(trials)]
-        low, high = ratio_interval(statistics.median(ratios), ratios, 0.95)
-        held += low <= math.exp(-0.7) <= high
-    assert held >= 930
-
-
-@given(st.lists(st.floats(0.01, 100.0), min_size=2, max_size=9))
-@settings(deadline=None, max_examples=50)
-def test_the_interval_is_positive_and_holds_the_median(ratios: list[float]) -> None:
-    middle = statistics.median(ratios)
-    low, high = ratio_interval(middle, ratios, 0.95)
-    assert 0.0 <= low <= middle * (1 + 1e-12)
-    assert high >= middle * (1 - 1e-12)
-
-
-def test_energy_above_idle_is_what_the_idle_device_would_not_have_drawn() -> None:
-    machine = FakeMachine(lambda seconds: 10.0)
-    found = compare(
-        FakeMeter(machine),
-        lambda: machine.work(1e-3),
-        lambda: machine.work(1e-3, share=0.7),
-        window_s=0.1,
-        trials=2,
-        clock=machine.clock,
-        idle_w=4.0,
-    )
-    assert found.energy_ratio == pytest.approx(0.7)
-    assert found.net_reference_j == pytest.approx(6e-3)
-    assert found.net_candidate_j == pytest.approx(3e-3)
-    assert found.net_ratio == pytest.approx(0.5)
-
-
-def test_without_idle_power_or_above_it_nothing_is_claimed() -> None:
-    machine = FakeMachine()
-    found = compared(machine)
-    assert (found.idle_w, found.net_reference_j, found.net_candidate_j, found.net_ratio) == (None,) * 4
-    too_high = EnergyComparison(0.5, 0.0, 1.0, 0.5, 1.0, 0.5, 2, 1, idle_w=1.0)
-    assert too_high.net_ratio is None
-
-
-def test_idle_power_is_measured_with_the_same_meter_while_nothing_runs() -> None:
-    machine = FakeMachine(lambda seconds: 3.0)
-    assert measure_idle_w(FakeMeter(machine), 2.0, sleep=machine.work) == pytest.approx(3.0)
-
-
-def test_the_time_that_metering_takes_is_that_of_opening_and_closing_a_window() -> None:
-    machine, turns = FakeMachine(), iter([0.0, 1.0, 5.0, 7.0, 8.0, 11.0])
-    meter = FakeMeter(machine)
-    assert metering_overhead_s(meter, 3, turns.__next__) == 2.0
-    assert meter.windows == 3
-    assert metering_overhead_s(TimePowerMeter(10.0, "a test"), 3) > 0.0
-
-
-def test_a_plan_is_confirmed_end_to_end_with_the_additive_model_s_error() -> None:
-    confirmed = Confirmation(compared(FakeMachine(), candidate_s=5e-4), predicted_ratio=0.4)
-    assert confirmed.measured.energy_ratio == pytest.approx(0.5)
-    assert confirmed.error == pytest.approx(-0.2)
-
-
-def test_a_plan_is_confirmed_with_a_real_meter() -> None:
-    confirmed = confirm_plan(
-        TimePowerMeter(10.0, "a test"), lambda: sum(range(20_000)), lambda: sum(range(10_000)), 0.5, trials=2
-    )
-    assert confirmed.error == pytest.approx(0.5 / confirmed.measured.energy_ratio - 1.0)

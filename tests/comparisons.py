@@ -1,0 +1,26 @@
+"""Comparisons on a made-up machine."""
+
+from __future__ import annotations
+
+from fake_machine import FakeMachine, FakeMeter
+
+from wattbit.energy.protocol import EnergyComparison, compare
+
+
+def compared(
+    machine: FakeMachine,
+    reference_s: float = 1e-3,
+    candidate_s: float = 1e-3,
+    share: float = 1.0,
+    trials: int = 3,
+    window_s: float = 0.1,
+    shortest_s: float = 0.0,
+) -> EnergyComparison:
+    return compare(
+        FakeMeter(machine, shortest_s),
+        lambda: machine.work(reference_s),
+        lambda: machine.work(candidate_s, share),
+        window_s=window_s,
+        trials=trials,
+        clock=machine.clock,
+    )

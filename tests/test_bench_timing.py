@@ -1,0 +1,129 @@
+"""Timing of benchmarks: what drift and disturbance do not move, and joules where there is a counter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from fake_machine import FakeMachine, FakeMeter
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scripts.benchmarks import bench_energy as energy
+from scripts.benchmarks.timing import best_s, compare_times
+from wattbit.errors import MeterError
+
+# --- timing -------------------------------------------------------------------------------------------------
+
+
+class _Clock:
+    """Time that passes when works run, faster or slower as the machine drifts."""
+
+    def __init__(self, drift: float = 0.0) -> None:
+        self.seconds = 0.0
+        self._drift = drift
+
+    def __call__(self) -> float:
+        return self.seconds
+
+    def work(self, seconds: float) -> Callable[[], None]:
+        def run() -> None:
+            self.seconds += seconds * (1.0 + self._drift * self.seconds)
+
+        return run
+
+
+@given(ratio=st.floats(0.1, 10.0), base=st.floats(1e-5, 0.1))
+@settings(deadline=None, max_examples=50)
+def test_a_speedup_is_reference_time_over_candidate_time(ratio: float, base: float) -> None:
+    clock = _Clock()
+    timing = compare_times(clock.work(base), clock.work(base / ratio), trials=3, clock=clock)
+    assert timing.speedup == pytest.approx(ratio)
+    assert timing.reference_s == pytest.approx(base)
+    assert timing.candidate_s == pytest.approx(base / ratio)
+    assert timing.spread == pytest.approx(0.0, abs=1e-9)
+
+
+def test_a_machine_that_slows_down_steadily_favours_nobody() -> None:
+    clock = _Clock(drift=0.05)
+    timing = compare_times(clock.work(0.01), clock.work(0.01), window_s=0.02, trials=5, clock=clock)
+    assert timing.speedup == pytest.approx(1.0, abs=1e-4)
+
+
+def test_a_trial_that_another_process_disturbs_does_not_move_the_median() -> None:
+    clock = _Clock()
+    runs = 0
+
+    def candidate() -> None:
+        nonlocal runs
+        runs += 1
+        clock.seconds += 5.0 if runs == 20 else 0.01
+
+    timing = compare_times(clock.work(0.02), candidate, window_s=0.02, trials=7, clock=clock)
+    assert timing.speedup == pytest.approx(2.0)
+
+
+def test_work_that_a_device_still_does_is_waited_for() -> None:
+    clock = _Clock()
+    queued = [0.0]
+
+    def launch(seconds: float) -> Callable[[], None]:
+        def run() -> None:
+            clock.seconds += 1e-4  # what launching takes
+            queued[0] += seconds
+
+        return run
+
+    def wait() -> None:
+        clock.seconds += queued[0]
+        queued[0] = 0.0
+
+    timing = compare_times(launch(0.01), launch(0.005), trials=3, clock=clock, wait=wait)
+    assert timing.speedup == pytest.approx(0.0101 / 0.0051)
+
+
+def test_the_best_time_is_that_of_the_undisturbed_run() -> None:
+    clock = _Clock()
+    runs = 0
+
+    def work() -> None:
+        nonlocal runs
+        runs += 1
+        clock.seconds += 0.03 if runs % 3 else 0.02
+
+    assert best_s(work, window_s=0.02, trials=6, clock=clock) == pytest.approx(0.025, abs=0.0051)
+
+
+# --- joules -------------------------------------------------------------------------------------------------
+
+
+def test_a_counter_gives_measured_joules() -> None:
+    machine = FakeMachine(watts=lambda seconds: 10.0)
+    meter = FakeMeter(machine)
+    columns = energy.energy_columns(
+        meter, lambda: machine.work(0.5), lambda: machine.work(0.5, share=0.25), clock=machine.clock
+    )
+    assert columns["energy"] == "measured"
+    assert columns["energy_ratio"] == pytest.approx(0.25)
+    assert columns["reference_j"] == pytest.approx(5.0)
+    assert columns["native_j"] == pytest.approx(1.25)
+
+
+def test_a_counter_that_fails_gives_no_joules_and_says_so() -> None:
+    machine = FakeMachine()
+    meter = FakeMeter(machine, shortest_s=1e9)
+    columns = energy.energy_columns(
+        meter, lambda: machine.work(0.5), lambda: machine.work(0.5), clock=machine.clock
+    )
+    assert columns["energy_ratio"] is None
+    assert str(columns["energy"]).startswith("failed: ")
+
+
+def test_without_a_counter_joules_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> None:
+        raise MeterError("no counter here; take another machine")
+
+    monkeypatch.setattr(energy, "RaplMeter", refuse)
+    assert energy.find_counter() is None
+    columns = energy.energy_columns(None, lambda: None, lambda: None)
+    assert columns == {"reference_j": None, "native_j": None, "energy_ratio": None, "energy": "no counter"}
