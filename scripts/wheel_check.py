@@ -1,6 +1,6 @@
-"""Does the wheel serve? ``make FOLDER`` exports a bundle in a checkout; ``run FOLDER`` serves it.
+"""Does the wheel serve? ``python -m scripts.wheel_check make FOLDER`` exports a bundle in a checkout.
 
-``run`` needs wattbit, numpy and torch only, and is run from outside the checkout.
+``python wheel_check.py run FOLDER`` serves it, from outside the checkout, with wattbit, numpy and torch only.
 """
 
 from __future__ import annotations
@@ -100,5 +100,10 @@ def run(folder: Path) -> None:
         sys.exit("the wheel does not serve the bundle as the checkout made it")
 
 
+def main(action: str, folder: str) -> None:
+    """``make`` or ``run``."""
+    {"make": make, "run": run}[action](Path(folder))
+
+
 if __name__ == "__main__":
-    {"make": make, "run": run}[sys.argv[1]](Path(sys.argv[2]))
+    main(*sys.argv[1:])
