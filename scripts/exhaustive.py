@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from envs.plan_table import TABLES, PlanTable, energies_j
 from pipeline.build import CostFactory, build_costs, build_workload, use_threads
 from pipeline.cli import check_overrides, one_line_errors
 from pipeline.writable import require_writable
+from scripts import CommandParser
 from scripts.exhaustive_tables.plan_counts import PlanCounter, PlanCounts
 from scripts.exhaustive_tables.table_recipes import PRECISIONS, RECIPES
 from wattbit.errors import ConfigError, DataError
@@ -40,14 +41,11 @@ _MOST_SAMPLES = 65_535
 """Tables count in 16 bits."""
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message}; write {self.prog} TABLE, TABLE one of {', '.join(RECIPES)}")
-
-
 def main(arguments: Sequence[str]) -> None:
     """Build the table that ``arguments`` name; what a user can mend ends in one line and exit code 2."""
-    parser = _Parser(prog="python -m scripts.exhaustive", description=__doc__)
+    parser = CommandParser(
+        f"TABLE, TABLE one of {', '.join(RECIPES)}", prog="python -m scripts.exhaustive", description=__doc__
+    )
     parser.add_argument("table", metavar="TABLE", help=f"which table: {', '.join(RECIPES)}")
     parser.add_argument("overrides", nargs="*", help="settings of train.py, such as workload.data_dir=FOLDER")
     parser.add_argument("--search", type=int, default=1024, help="search samples, of the search split")

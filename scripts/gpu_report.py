@@ -9,21 +9,20 @@ Without an energy counter figures are times, and say so.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
 
 import torch
 
+from scripts import CommandParser
 from scripts.gpu import encoder, layers
+from scripts.gpu.gpu_measurer import GpuMeasurer
 from scripts.gpu.machine import Machine, describe, find_machine, idle_power_w, use_exact_float32
-from scripts.gpu.measure import GpuMeasurer
 from scripts.gpu.record import Budget, Report, Section
-from wattbit.errors import ConfigError, WattbitError
+from wattbit.errors import WattbitError
 
 USER_ERROR = 2
 MINUTES = 8.0
@@ -38,14 +37,13 @@ SectionPlan = tuple[str, float, Callable[[Section], None]]
 """Name of a section, the largest share it may take of the time that is left, and what fills it."""
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message}; write {self.prog} [--out FILE] [--minutes N]")
-
-
 def main(arguments: Sequence[str]) -> int:
     """Make the report; returns the exit code: 0, 1 if a section failed, 2 for what the user can mend."""
-    parser = _Parser(prog="python -m scripts.gpu_report", description=(__doc__ or "").partition("\n\n")[2])
+    parser = CommandParser(
+        "[--out FILE] [--minutes N]",
+        prog="python -m scripts.gpu_report",
+        description=(__doc__ or "").partition("\n\n")[2],
+    )
     parser.add_argument("--out", metavar="FILE", type=Path, default=Path("gpu_report.json"))
     parser.add_argument("--minutes", metavar="N", type=float, default=MINUTES, help="at most this long (8)")
     try:
@@ -98,7 +96,11 @@ def default_sections(machine: Machine, idle_w: float | None, trials: int) -> lis
         ("layer_parity", 0.2, partial(layers.parity, machine=machine)),
         ("encoder_parity", 0.2, partial(encoder.parity, machine=machine)),
         ("switching", 0.2, partial(encoder.switching, machine=machine)),
-        ("repeatability", 0.25, partial(encoder.repeatability, machine=machine, window_s=REPEAT_WINDOW_S)),
+        (
+            "repeatability",
+            0.25,
+            partial(encoder.repeatability, machine=machine, window_s=REPEAT_WINDOW_S),
+        ),
         ("encoder", 0.5, partial(encoder.end_to_end, machine=machine, measurer=of_plans)),
         ("encoder_abba", 0.4, partial(abba, machine=machine)),
         ("layers", 1.0, partial(layers.costs, machine=machine, measurer=of_layers)),

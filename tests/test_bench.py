@@ -13,7 +13,8 @@ import torch
 from rich.console import Console
 
 from scripts import bench
-from scripts.benchmarks import BENCHMARKS, Benchmark, find_benchmark, switch
+from scripts.benchmarks import BENCHMARKS, Benchmark, find_benchmark, switch_bench
+from scripts.benchmarks.console_tables import show
 from wattbit.errors import ConfigError
 from wattbit.execution.switchable import SwitchableModel
 
@@ -104,7 +105,7 @@ def test_a_table_says_once_what_is_the_same_and_leaves_out_what_nobody_measured(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     rows = tuple({"table": "layers", "layer": name, "kernel": "onednn", "joules": None} for name in "ab")
-    bench.show(Benchmark("fake", "cpu", {}, rows), Console(width=80))
+    show(Benchmark("fake", "cpu", {}, rows), Console(width=80))
     printed = capsys.readouterr().out
     assert printed.count("onednn") == 1
     assert "layers, kernel onednn" in printed
@@ -125,24 +126,24 @@ def test_a_figure_that_is_no_number_never_reaches_a_file() -> None:
 
 @pytest.mark.parametrize("name", sorted(BENCHMARKS))
 def test_every_benchmark_can_be_found(name: str) -> None:
-    assert callable(find_benchmark(name))
+    assert callable(find_benchmark(name).run)
 
 
 def test_a_benchmark_is_added_by_its_name_and_module() -> None:
-    assert find_benchmark("new", {"new": "scripts.benchmarks.switch"}) is switch.run
+    assert find_benchmark("new", {"new": "scripts.benchmarks.switch_bench"}) is switch_bench
     with pytest.raises(ConfigError, match="choose from new"):
-        find_benchmark("switch", {"new": "scripts.benchmarks.switch"})
+        find_benchmark("switch", {"new": "scripts.benchmarks.switch_bench"})
 
 
 # --- switch -------------------------------------------------------------------------------------------------
 
 
 def test_switching_is_timed_per_module_and_for_200_modules() -> None:
-    net = switch.network(6)
-    x = torch.randn(4, switch.WIDTH)
+    net = switch_bench.network(6)
+    x = torch.randn(4, switch_bench.WIDTH)
     with SwitchableModel(net, x, ["bf16", "int8"]) as model:
         model.calibrate([x])
-        benchmark = switch.measure(model, x, switches=20, new_plans=5)
+        benchmark = switch_bench.measure(model, x, switches=20, new_plans=5)
     figures = benchmark.figures
     assert {"us_per_module_median", "ms_200_modules_median"} <= set(figures)
     assert figures["ms_200_modules_median"] == pytest.approx(0.2 * figures["us_per_module_median"])
@@ -151,5 +152,5 @@ def test_switching_is_timed_per_module_and_for_200_modules() -> None:
 
 
 def test_plans_never_seen_before_differ_from_one_another() -> None:
-    plans = switch._random_plans(tuple("abcdefgh"))
+    plans = switch_bench._random_plans(tuple("abcdefgh"))
     assert len({next(plans) for _ in range(50)}) > 45

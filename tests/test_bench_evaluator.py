@@ -10,7 +10,7 @@ from torch import Tensor
 
 from envs.layer_precision import LayerPrecisionEnv
 from envs.plan_vec_env import PlanVecEnv
-from scripts.benchmarks import shared_rollout as bench
+from scripts.benchmarks import evaluator_bench as bench
 from wattbit.execution.prefix_sharing import PrefixSharing
 from wattbit.execution.switchable import SwitchableModel
 from wattbit.plan import PrecisionPlan

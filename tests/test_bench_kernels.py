@@ -9,7 +9,7 @@ import tiny
 import torch
 from torch import Tensor
 
-from scripts.benchmarks import kernel_models, kernels, roofline
+from scripts.benchmarks import kernel_models, kernels_bench, roofline
 from scripts.benchmarks.kernel_cases import Case, conv_case, layer_cases, linear_case
 from scripts.benchmarks.roofline import Roofline
 from wattbit.errors import DataError
@@ -25,7 +25,7 @@ def test_the_layers_are_of_every_type_and_run_in_batches_of_64_or_more() -> None
     assert {case.kind for case in cases} == {
         "linear", "conv 3x3", "conv 1x1", "conv strided", "conv grouped", "conv depthwise",
     }  # fmt: skip
-    assert {kernels.LINEAR, kernels.CONV} <= {case.name for case in cases}
+    assert {kernels_bench.LINEAR, kernels_bench.CONV} <= {case.name for case in cases}
     assert min(case.batch for case in cases) == 64
     for case in cases:
         if case.layer.is_conv:
@@ -45,9 +45,11 @@ def test_work_and_traffic_of_a_layer_are_counted() -> None:
 def test_a_native_layer_is_compared_with_the_reference_and_the_emulated_one(case: Case) -> None:
     native = find_native(case.layer, precision("int8"))
     if native is None:
-        assert list(kernels.layer_rows(case, Roofline(1e10), None)) == []
+        assert list(kernels_bench.layer_rows(case, Roofline(1e10), None)) == []
         return
-    row = kernels.layer_row(case, precision("int8"), native, Roofline(1e10), None, window_s=1e-4, trials=2)
+    row = kernels_bench.layer_row(
+        case, precision("int8"), native, Roofline(1e10), None, window_s=1e-4, trials=2
+    )
     assert row["kernel"] == native.name
     assert row["speedup"] == pytest.approx(row["reference_ms"] / row["native_ms"])  # type: ignore[operator]
     assert 0.0 <= row["relative_error"] < 1e-5  # type: ignore[operator]
@@ -59,14 +61,14 @@ def test_the_figures_are_those_of_the_named_layers_the_encoder_and_the_worst_agr
     layer = {"table": "layers", "precision": "int8"}
     rows = (
         {"table": "roofs", "format": "fp32"},
-        {**layer, "layer": kernels.LINEAR, "batch": 64, "speedup": 4.0},
-        {**layer, "layer": kernels.LINEAR, "batch": 512, "speedup": 9.0},
-        {**layer, "layer": kernels.CONV, "speedup": 2.5},
+        {**layer, "layer": kernels_bench.LINEAR, "batch": 64, "speedup": 4.0},
+        {**layer, "layer": kernels_bench.LINEAR, "batch": 512, "speedup": 9.0},
+        {**layer, "layer": kernels_bench.CONV, "speedup": 2.5},
         {"table": "encoder", "precision": "int8", "speedup": 1.75},
         {"table": "agreement", "precision": "int8", "agreement": 1.0},
         {"table": "agreement", "precision": "int8", "agreement": 0.9995},
     )
-    assert kernels.figures(rows) == {
+    assert kernels_bench.figures(rows) == {
         "linear_int8_speedup": 4.0,
         "conv_int8_speedup": 2.5,
         "encoder_int8_speedup": 1.75,
@@ -75,7 +77,7 @@ def test_the_figures_are_those_of_the_named_layers_the_encoder_and_the_worst_agr
 
 
 def test_what_no_native_kernel_runs_has_no_figure() -> None:
-    assert kernels.figures(({"table": "roofs", "format": "fp32"},)) == {}
+    assert kernels_bench.figures(({"table": "roofs", "format": "fp32"},)) == {}
 
 
 def test_the_share_of_the_roof_is_limited_by_work_or_by_traffic(monkeypatch: pytest.MonkeyPatch) -> None:

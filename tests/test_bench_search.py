@@ -20,8 +20,8 @@ from envs import plan_table
 from envs.gate import SearchGate
 from envs.plan_table import PlanTable
 from scripts import bench
-from scripts.benchmarks import Benchmark, search, search_cells, search_figures
-from scripts.benchmarks.search_cells import Cell, CellResult, run_cell, run_cells
+from scripts.benchmarks import Benchmark, search_bench, search_cells, search_figures
+from scripts.benchmarks.search_cells import CellResult, SearchCell, run_cell, run_cells
 from scripts.benchmarks.search_methods import METHODS, RAW, TOLERANCES_PP
 from scripts.benchmarks.search_problems import open_problem
 from scripts.benchmarks.search_scores import (
@@ -71,7 +71,9 @@ def result_of(problem: str, plans: Sequence[PrecisionPlan], budget: int = 10) ->
     """A result that evaluated ``plans``, in this order."""
     evaluator = open_problem(problem, 0)
     reference = evaluator.evaluate(evaluator.profile.reference_plan)
-    return CellResult(Cell(problem, "ilp", budget, 0, "raw"), reference, tuple(evaluator.evaluate_all(plans)))
+    return CellResult(
+        SearchCell(problem, "ilp", budget, 0, "raw"), reference, tuple(evaluator.evaluate_all(plans))
+    )
 
 
 def every_plan() -> list[PrecisionPlan]:
@@ -151,7 +153,7 @@ def test_five_seeds_have_students_interval_and_one_has_none() -> None:
 
 @pytest.mark.parametrize("method", ["ilp", "greedy", "uniform", "random", "nsga2", "local_search"])
 def test_a_cell_keeps_its_budget_and_starts_from_nothing(table: str, method: str) -> None:
-    result = run_cell(Cell(table, method, 8, 0, "raw"))
+    result = run_cell(SearchCell(table, method, 8, 0, "raw"))
     assert 1 <= len(result.outcomes) <= 8
     assert result.policy == {}
 
@@ -165,9 +167,9 @@ def test_a_search_sees_nothing_but_the_search_samples(table: str) -> None:
 def test_what_is_finished_is_recalled_and_not_run_again(
     table: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cells = [Cell(table, "random", 5, seed, "raw") for seed in (0, 1)]
+    cells = [SearchCell(table, "random", 5, seed, "raw") for seed in (0, 1)]
     first = run_cells(cells[:1], tmp_path / "cache")
-    ran: list[Cell] = []
+    ran: list[SearchCell] = []
     monkeypatch.setattr(search_cells, "run_cell", lambda cell: ran.append(cell) or run_cell(cell))
     both = run_cells(cells, tmp_path / "cache")
     assert ran == cells[1:]
@@ -175,7 +177,7 @@ def test_what_is_finished_is_recalled_and_not_run_again(
 
 
 def test_a_torn_file_is_never_taken_for_a_finished_search(table: str, tmp_path: Path) -> None:
-    cell = Cell(table, "random", 5, 0, "raw")
+    cell = SearchCell(table, "random", 5, 0, "raw")
     (tmp_path / cell.file_name).with_suffix(".part").write_text('{"schema": 1, "pla')
     assert len(run_cells([cell], tmp_path)[cell].outcomes) == 5
 
@@ -230,9 +232,9 @@ def test_the_time_by_layers_is_fitted_by_a_power() -> None:
     results = []
     for layers in (25, 50, 100):
         plan = PrecisionPlan.uniform([f"l{i}" for i in range(layers)], "fp32")
-        cell = Cell(f"synthetic_{layers}", "ppo", 200, 0, "raw")
+        cell = SearchCell(f"synthetic_{layers}", "ppo", 200, 0, "raw")
         results.append(CellResult(cell, make_outcome(plan, 1.0), (), {}, 1.0, 0.01 * layers**1.5))
-    assert search.scaling_exponent(results) == pytest.approx(1.5)
+    assert search_bench.scaling_exponent(results) == pytest.approx(1.5)
 
 
 def test_every_method_of_the_comparison_has_its_name() -> None:

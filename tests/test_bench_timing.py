@@ -9,7 +9,7 @@ from fake_machine import FakeMachine, FakeMeter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scripts.benchmarks import bench_energy as energy
+from scripts.benchmarks import energy_columns as energy
 from scripts.benchmarks.timing import best_s, compare_times
 from wattbit.errors import MeterError
 

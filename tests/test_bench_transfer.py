@@ -17,11 +17,11 @@ from agents.surrogate.surrogate_evaluator import SurrogateEvaluator
 from agents.surrogate_ppo import SurrogateLoop
 from envs import plan_table
 from scripts import bench
-from scripts.benchmarks import transfer
-from scripts.benchmarks.search_cells import Cell, CellResult
+from scripts.benchmarks import transfer_bench
+from scripts.benchmarks.search_cells import CellResult, SearchCell
 from scripts.benchmarks.search_methods import RAW, TOLERANCES_PP, environment
 from scripts.benchmarks.search_problems import open_problem, optimum_j
-from scripts.benchmarks.transfer import carry_over, greedy_plans, judge, observed_pp_per_nat, run_search
+from scripts.benchmarks.transfer_bench import carry_over, greedy_plans, judge, observed_pp_per_nat, run_search
 from scripts.benchmarks.transfer_tables import (
     ADDITIVE,
     ILP,
@@ -92,7 +92,7 @@ def test_a_few_shot_search_starts_with_the_trained_weights_and_nothing_else(
     tables: tuple[str, str], tmp_path: Path
 ) -> None:
     trained = quick_agent(None)
-    run_search(trained, Cell(tables[0], "ppo", 12, 0, "raw"))
+    run_search(trained, SearchCell(tables[0], "ppo", 12, 0, "raw"))
     assert trained.model is not None
     assert trained.model.num_timesteps > 0
 
@@ -113,8 +113,8 @@ def test_a_few_shot_search_trains_as_long_as_one_from_scratch_and_keeps_its_budg
 ) -> None:
     trained, scratch = quick_agent(None), quick_agent(None, quick_rounds())
     going_on = quick_agent(tmp_path / "agent.zip", quick_rounds())
-    run_search(trained, Cell(tables[0], "ppo", 12, 0, "raw"))
-    cell = Cell(tables[1], "ppo", 9, 0, "raw")
+    run_search(trained, SearchCell(tables[0], "ppo", 12, 0, "raw"))
+    cell = SearchCell(tables[1], "ppo", 9, 0, "raw")
     results = run_search(scratch, cell), run_search(going_on, cell, trained.model)
     assert all(1 <= len(result.outcomes) <= 9 for result in results)
     assert scratch.model is not None
@@ -124,7 +124,7 @@ def test_a_few_shot_search_trains_as_long_as_one_from_scratch_and_keeps_its_budg
 
 def test_a_policy_proposes_plans_for_networks_of_any_depth() -> None:
     agent = quick_agent(None)
-    run_search(agent, Cell("synthetic_5", "ppo", 8, 0, "raw"))
+    run_search(agent, SearchCell("synthetic_5", "ppo", 8, 0, "raw"))
     deeper = open_problem("synthetic_9", 1)
     proposed = greedy_plans(agent, deeper)
     assert tuple(proposed) == TOLERANCES_PP
@@ -136,7 +136,7 @@ def test_a_policy_proposes_plans_for_networks_of_any_depth() -> None:
 
 def test_every_way_is_measured_on_the_network_that_it_is_about(tables: tuple[str, str]) -> None:
     source, target = tables
-    found = transfer.transfer(source, [target], 0, quick_agent)
+    found = transfer_bench.transfer(source, [target], 0, quick_agent)
     assert [(f.what, f.trained_on, f.network, f.evaluations) for f in found] == [
         (OWN, source, source, 200),
         (SCRATCH, None, source, 20),
@@ -154,7 +154,7 @@ def test_a_zero_shot_plan_that_breaks_the_gate_costs_the_reference_energy(tables
     reference = make_outcome(profile.reference_plan, profile.reference_energy_j)
     plan = PrecisionPlan.uniform(profile.layer_names, "int3")
     cheap = make_outcome(plan, profile.plan_energy_j(plan), lost=30, samples=1000)  # 3 pp, which 3 pp allows
-    cell = Cell(tables[0], "ppo", 0, 0, "raw")
+    cell = SearchCell(tables[0], "ppo", 0, 0, "raw")
     found = judge(CellResult(cell, reference, (), dict.fromkeys(TOLERANCES_PP, cheap)), "other", ZERO_SHOT)
     assert found.breaks == [tolerance_pp < 3.0 for tolerance_pp in TOLERANCES_PP]
     energies_j = [reference.energy_j if breaks else cheap.energy_j for breaks in found.breaks]
@@ -165,7 +165,7 @@ def test_a_zero_shot_plan_that_breaks_the_gate_costs_the_reference_energy(tables
 
 def test_the_reference_as_a_proposal_breaks_nothing(tables: tuple[str, str]) -> None:
     reference = open_problem(tables[0], 0).evaluate(open_problem(tables[0], 0).profile.reference_plan)
-    result = CellResult(Cell(tables[0], "ppo", 0, 0, "raw"), reference, (), {0.25: reference})
+    result = CellResult(SearchCell(tables[0], "ppo", 0, 0, "raw"), reference, (), {0.25: reference})
     assert judge(result, "other", ZERO_SHOT).breaks == [False]
 
 
@@ -174,7 +174,7 @@ def test_points_per_nat_are_the_median_of_plans_whose_drop_says_something(tables
     plans = [profile.reference_plan.replace(**{name: "int8"}) for name in profile.layer_names[:3]]
     # 1 of 1,000 samples is no more than chance, and so is what is lost of a ruined network.
     outcomes = [make_outcome(p, 1.0, lost=n, samples=1000) for p, n in zip(plans, (1, 20, 500), strict=True)]
-    cell, reference = Cell(tables[0], "ppo", 3, 0, "raw"), make_outcome(profile.reference_plan, 1.0)
+    cell, reference = SearchCell(tables[0], "ppo", 3, 0, "raw"), make_outcome(profile.reference_plan, 1.0)
     result = CellResult(cell, reference, tuple(outcomes))
     assert observed_pp_per_nat(result) == pytest.approx(2.0 / profile.plan_sensitivity(plans[1]))
     assert observed_pp_per_nat(CellResult(cell, reference, tuple(outcomes[:1]))) == 10.0
@@ -240,8 +240,8 @@ def test_the_bench_states_zero_shot_and_few_shot_regret_beside_that_from_scratch
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(transfer, "NETWORKS", tables)
-    monkeypatch.setattr(transfer, "shipped_agent", quick_agent)
+    monkeypatch.setattr(transfer_bench, "NETWORKS", tables)
+    monkeypatch.setattr(transfer_bench, "shipped_agent", quick_agent)
     path = tmp_path / "out.json"
     bench.main(["transfer", "--seeds", "1", "--workers", "1", "--json", str(path)])
     data = json.loads(path.read_text(encoding="utf-8"))
@@ -256,7 +256,7 @@ def test_the_bench_states_zero_shot_and_few_shot_regret_beside_that_from_scratch
 
 
 def test_the_agent_is_the_shipped_one(tmp_path: Path) -> None:
-    agent = transfer.shipped_agent(tmp_path / "agent.zip")
+    agent = transfer_bench.shipped_agent(tmp_path / "agent.zip")
     assert agent.total_timesteps == 40_000
 
 

@@ -11,7 +11,7 @@ from test_workload_fashion_mnist import contents, write
 from envs.plan_table import PlanTable
 from envs.tabular import TabularEvaluator
 from scripts import exhaustive
-from scripts.exhaustive_tables.table_recipes import PRECISIONS, RECIPES, Recipe
+from scripts.exhaustive_tables.table_recipes import PRECISIONS, RECIPES, TableRecipe
 from wattbit.plan import PrecisionPlan
 
 GROUPS = {
@@ -24,7 +24,7 @@ GROUPS = {
 @pytest.fixture
 def arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Arguments that build a small table in no time."""
-    monkeypatch.setattr(exhaustive, "RECIPES", {"small": Recipe("fashion_mnist", GROUPS)})
+    monkeypatch.setattr(exhaustive, "RECIPES", {"small": TableRecipe("fashion_mnist", GROUPS)})
     write(tmp_path / "data", contents())
     sizes = ["workload.calibrate=20", "workload.search=30", "workload.certify=40", "workload.epochs=1"]
     return [

@@ -14,10 +14,10 @@ from fake_nvml import FakeGpu, FakeNvml
 from gpu_stand_in import NO_METER, ROOT, SMALL, cpu_machine, one_clock, read_report
 
 from scripts import gpu_report
-from scripts.benchmarks.switch import network
+from scripts.benchmarks.switch_bench import network
 from scripts.gpu import encoder, layers
+from scripts.gpu.gpu_measurer import GpuMeasurer
 from scripts.gpu.machine import Machine
-from scripts.gpu.measure import GpuMeasurer
 from scripts.gpu.record import Budget, Section
 from wattbit.energy.nvml import NvmlMeter
 

@@ -11,8 +11,8 @@ from synthetic import SyntheticEvaluator, make_profile
 from envs.evaluators.plan_evaluator import PlanEvaluator
 from envs.gate import SearchGate
 from scripts.benchmarks import recorded_network
-from scripts.benchmarks.recorded_network import Recipe, RecordedNetwork, open_network
-from scripts.benchmarks.search_cells import Cell, run_cell, run_cells
+from scripts.benchmarks.recorded_network import ProblemSettings, RecordedNetwork, open_network
+from scripts.benchmarks.search_cells import SearchCell, run_cell, run_cells
 from scripts.benchmarks.search_problems import is_table, optimum_j
 from scripts.benchmarks.search_scores import optimisation_regrets
 from wattbit.errors import DataError
@@ -69,7 +69,7 @@ def test_the_best_plan_known_counts_those_that_others_ran_meanwhile(tmp_path: Pa
 def digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A problem made of the digits workload."""
     overrides = ("workload=digits", "workload.epochs=1", "precisions=integer", "energy=modelled")
-    recipe = Recipe((*overrides, f"cache_dir={tmp_path}"), 32)
+    recipe = ProblemSettings((*overrides, f"cache_dir={tmp_path}"), 32)
     monkeypatch.setattr(recorded_network, "NETWORKS", {**recorded_network.NETWORKS, "digits": recipe})
     monkeypatch.setattr("scripts.benchmarks.search_problems.NETWORKS", {"digits": recipe})
     open_network.cache_clear()
@@ -81,7 +81,7 @@ def test_a_search_on_a_real_network_is_compared_with_the_best_plan_known(
     digits: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert not is_table(digits)
-    cell = Cell(digits, "greedy", 8, 0, "raw")
+    cell = SearchCell(digits, "greedy", 8, 0, "raw")
     result = run_cells([cell], tmp_path / "cells")[cell]
     assert 1 <= len(result.outcomes) <= 8
     # Nothing else has run, so that nothing better is known.
@@ -95,7 +95,7 @@ def test_a_search_on_a_real_network_is_compared_with_the_best_plan_known(
 
 def test_more_samples_than_the_split_has_are_refused(digits: str, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = recorded_network.NETWORKS[digits]
-    monkeypatch.setattr(recorded_network, "NETWORKS", {digits: Recipe(recipe.overrides, 10**6)})
+    monkeypatch.setattr(recorded_network, "NETWORKS", {digits: ProblemSettings(recipe.overrides, 10**6)})
     with pytest.raises(DataError, match="needs at least 1000000"):
         open_network(digits)
 

@@ -6,26 +6,28 @@ function ``add_options(parser)``, too; its ``run`` is then given what was parsed
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import ModuleType
 
 from wattbit.errors import ConfigError
 
 BENCHMARKS = {
-    "evaluator": "scripts.benchmarks.shared_rollout",
-    "kernels": "scripts.benchmarks.kernels",
-    "search": "scripts.benchmarks.search",
-    "switch": "scripts.benchmarks.switch",
-    "transfer": "scripts.benchmarks.transfer",
+    "evaluator": "scripts.benchmarks.evaluator_bench",
+    "kernels": "scripts.benchmarks.kernels_bench",
+    "search": "scripts.benchmarks.search_bench",
+    "switch": "scripts.benchmarks.switch_bench",
+    "transfer": "scripts.benchmarks.transfer_bench",
 }
 """Name on the command line -> module. Imported only when asked for, as some take seconds to import."""
 
-Cell = str | int | float | bool | None
-"""What a cell of a table may hold; None where something was not measured."""
+TableValue = str | int | float | bool | None
+"""What a table may hold; None where something was not measured."""
+
+Row = dict[str, TableValue]
+"""A row of a table, by column; the key ``table`` says which rows belong together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +38,13 @@ class Benchmark:
         bench: Its name.
         device: What it ran on.
         figures: The numbers it exists for, by name.
-        rows: Everything measured; the key ``table`` says which rows belong together.
+        rows: Everything measured.
     """
 
     bench: str
     device: str
     figures: Mapping[str, float]
-    rows: tuple[Mapping[str, Cell], ...]
+    rows: tuple[Mapping[str, TableValue], ...]
 
     def to_json(self) -> str:
         """The file for machines."""
@@ -55,30 +57,12 @@ class Benchmark:
         return json.dumps(data, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
 
 
-def find_benchmark(name: str, benches: Mapping[str, str] = BENCHMARKS) -> Callable[..., Benchmark]:
-    """The function that runs the benchmark called ``name``.
+def find_benchmark(name: str, benches: Mapping[str, str] = BENCHMARKS) -> ModuleType:
+    """The module of the benchmark called ``name``.
 
     Raises:
         ConfigError: If there is none; the message lists the names.
     """
-    run: Callable[..., Benchmark] = _module(name, benches).run
-    return run
-
-
-def find_options(
-    name: str, benches: Mapping[str, str] = BENCHMARKS
-) -> Callable[[argparse.ArgumentParser], None] | None:
-    """The function that adds the options of the benchmark called ``name``; None if it has none of its own.
-
-    Raises:
-        ConfigError: If there is no such benchmark; the message lists the names.
-    """
-    found: Callable[[argparse.ArgumentParser], None] | None
-    found = getattr(_module(name, benches), "add_options", None)
-    return found
-
-
-def _module(name: str, benches: Mapping[str, str]) -> ModuleType:
     if name not in benches:
         raise ConfigError(f"no benchmark {name!r:.80}; choose from {', '.join(sorted(benches))}")
     return importlib.import_module(benches[name])

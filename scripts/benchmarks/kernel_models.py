@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from pipeline.build import build_workload
 from pipeline.cli import check_overrides
-from scripts.benchmarks import Cell
-from scripts.benchmarks.bench_energy import energy_columns
+from scripts.benchmarks import Row
+from scripts.benchmarks.energy_columns import energy_columns
 from scripts.benchmarks.timing import compare_times
 from wattbit.energy.meter import EnergyMeter
 from wattbit.errors import DataError
@@ -33,7 +33,7 @@ AGREEMENT_SAMPLES = 2048
 """At most so many samples, from the beginning: enough to see one prediction in a thousand differ."""
 
 
-def encoder_rows(counter: EnergyMeter | None, *, trials: int = 5) -> list[dict[str, Cell]]:
+def encoder_rows(counter: EnergyMeter | None, *, trials: int = 5) -> list[Row]:
     """MiniLM-L6 with each precision that is native for it, uniform, against float32, on one batch.
 
     Where the sentiment workload cannot be had, a network of the same shape with random weights stands in,
@@ -51,7 +51,7 @@ def encoder_rows(counter: EnergyMeter | None, *, trials: int = 5) -> list[dict[s
         ]
 
 
-def agreement_rows(names: Sequence[str] = ("digits", "sentiment")) -> list[dict[str, Cell]]:
+def agreement_rows(names: Sequence[str] = ("digits", "sentiment")) -> list[Row]:
     """The share of samples that native and emulated kernels classify alike, for each workload here."""
     rows = []
     for name in names:
@@ -62,14 +62,14 @@ def agreement_rows(names: Sequence[str] = ("digits", "sentiment")) -> list[dict[
 
 
 @torch.inference_mode()
-def model_agreement(workload: Workload) -> list[dict[str, Cell]]:
+def model_agreement(workload: Workload) -> list[Row]:
     """One row for each precision that is native for some layer of the workload's model."""
     parts = _samples(workload)
     example = select(parts[0], slice(0, 2))
     with SwitchableModel(workload.model, example, list(PRECISIONS)) as model:
         calibration = model.calibrate(batches(workload.splits["calibrate"].inputs, workload.batch_size))
         native = {name: _logits(model, name, parts) for name in native_precisions(model)}
-    rows: list[dict[str, Cell]] = []
+    rows: list[Row] = []
     with SwitchableModel(workload.model, example, list(PRECISIONS), native=False) as model:
         model.load_calibration(calibration)
         for name, found in native.items():
@@ -137,7 +137,7 @@ def _encoder_row(
     weights: str,
     counter: EnergyMeter | None,
     trials: int,
-) -> dict[str, Cell]:
+) -> Row:
     plan, reference = PrecisionPlan.uniform(model.layer_names, name), model.reference_plan
     run_reference, run_plan = lambda: model.run(batch, reference), lambda: model.run(batch, plan)
     timing = compare_times(run_reference, run_plan, trials=trials)

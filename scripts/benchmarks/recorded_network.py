@@ -34,7 +34,7 @@ _PROFILE, _CALIBRATION, _OUTCOMES = "profile.json", "calibration.json", "outcome
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class ProblemSettings:
     """How a network becomes a problem.
 
     Attributes:
@@ -46,8 +46,8 @@ class Recipe:
     samples: int
 
 
-NETWORKS: Mapping[str, Recipe] = MappingProxyType(
-    {"sentiment": Recipe(("workload=sentiment", "precisions=integer", "energy=modelled"), 400)}
+NETWORKS: Mapping[str, ProblemSettings] = MappingProxyType(
+    {"sentiment": ProblemSettings(("workload=sentiment", "precisions=integer", "energy=modelled"), 400)}
 )
 """Problem -> recipe. A plan takes seconds here, so these are run only where they are asked for."""
 
@@ -152,7 +152,7 @@ def _cut(workload: Workload, samples: int) -> Workload:
     return replace(workload, splits={**workload.splits, "search": split.first(samples)})
 
 
-def _key(workload: Workload, recipe: Recipe) -> str:
+def _key(workload: Workload, recipe: ProblemSettings) -> str:
     """Names everything that decides outcomes, but for the code of the kernels."""
     return cache_key(
         {

@@ -17,7 +17,7 @@ from typing import Protocol
 
 import torch
 
-from scripts.benchmarks import Cell
+from scripts.benchmarks import Row
 from scripts.benchmarks.timing import best_s
 
 _SIDES = (512, 768, 1024)
@@ -54,7 +54,7 @@ class Roofline:
             return None
         return max(work.macs / (rate * self.macs_per_s), copy_s(work.traffic_bytes)) / seconds
 
-    def rows(self) -> tuple[dict[str, Cell], ...]:
+    def rows(self) -> tuple[Row, ...]:
         """The limits, for the table."""
         return tuple(
             {

@@ -31,7 +31,7 @@ _SCHEMA = 1
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Cell:
+class SearchCell:
     """What is run.
 
     Attributes:
@@ -68,7 +68,7 @@ class CellResult:
         cpu_seconds: Processor time of the search.
     """
 
-    cell: Cell
+    cell: SearchCell
     reference: Outcome
     outcomes: tuple[Outcome, ...]
     policy: Mapping[float, Outcome] = field(default_factory=dict)
@@ -76,7 +76,7 @@ class CellResult:
     cpu_seconds: float = 0.0
 
 
-def run_cell(cell: Cell) -> CellResult:
+def run_cell(cell: SearchCell) -> CellResult:
     """Run one search from an empty archive."""
     gate = GATES[cell.gate]()
     problem = open_problem(cell.problem, cell.seed)
@@ -91,7 +91,9 @@ def run_cell(cell: Cell) -> CellResult:
     return CellResult(cell, reference, tuple(archive), _policy(method, problem), seconds, cpu_seconds)
 
 
-def run_cells(cells: Sequence[Cell], cache: Path | None = None, workers: int = 1) -> dict[Cell, CellResult]:
+def run_cells(
+    cells: Sequence[SearchCell], cache: Path | None = None, workers: int = 1
+) -> dict[SearchCell, CellResult]:
     """Run ``cells``, those that are kept in ``cache`` aside; a line on stderr tells of each that is finished.
 
     Args:
@@ -110,7 +112,7 @@ def run_cells(cells: Sequence[Cell], cache: Path | None = None, workers: int = 1
     return {cell: results[cell] for cell in cells}
 
 
-def _run_all(cells: Sequence[Cell], workers: int) -> Iterator[CellResult]:
+def _run_all(cells: Sequence[SearchCell], workers: int) -> Iterator[CellResult]:
     if workers <= 1:
         yield from map(run_cell, cells)
         return
@@ -161,7 +163,7 @@ def _save(result: CellResult, cache: Path) -> None:
     partial.replace(path)
 
 
-def _load(cell: Cell, cache: Path | None) -> CellResult | None:
+def _load(cell: SearchCell, cache: Path | None) -> CellResult | None:
     """The kept result; outcomes come from the problem, which gives the same ones again."""
     path = None if cache is None else cache / cell.file_name
     if path is None or not path.exists():

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from envs.gate import SearchGate
 from envs.pooled_gate import PooledGate
-from scripts.benchmarks import Cell as TableCell
+from scripts.benchmarks import Row
 from scripts.benchmarks.search_cells import CellResult
 from scripts.benchmarks.search_methods import GATES as SEARCH_GATES
 from scripts.benchmarks.search_methods import TOLERANCES_PP
@@ -23,7 +23,6 @@ from scripts.benchmarks.search_scores import (
     policy_regrets,
 )
 
-Row = Mapping[str, TableCell]
 GATES: Sequence[tuple[str, float, SearchGate]] = (
     *(("own counts", a, SearchGate(a)) for a in (0.5, 0.4, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005)),
     *(("pooled", a, PooledGate(fresh_alpha=a)) for a in (0.5, 0.2, 0.1, 0.05, 0.02, 0.01)),
@@ -127,7 +126,7 @@ def generalisation_rows(results: Results) -> list[Row]:
     for problem, method, budget in results.settings():
         if not is_table(problem):
             continue
-        row: dict[str, TableCell] = {
+        row: Row = {
             "table": "generalisation (held-out data)",
             "problem": problem,
             "budget": budget,
@@ -153,7 +152,7 @@ def gate_rows(results: Results) -> list[Row]:
     rows: list[Row] = []
     problems = [p for p in dict.fromkeys(s[0] for s in results.settings()) if is_table(p)]
     for judged, level, gate in GATES:
-        row: dict[str, TableCell] = {
+        row: Row = {
             "table": "gates (all methods, budgets and seeds)",
             "judged by": judged,
             "alpha": level,
@@ -181,7 +180,7 @@ def leak_rate(found: Sequence[Generalised]) -> float:
     return statistics.fmean(g.leaked for g in chosen) if chosen else 0.0
 
 
-def percent(interval: Interval | None) -> dict[str, TableCell]:
+def percent(interval: Interval | None) -> Row:
     """The columns of an interval of shares; none without one."""
     if interval is None:
         return {}
@@ -189,6 +188,6 @@ def percent(interval: Interval | None) -> dict[str, TableCell]:
     return {name: None if value is None else 100.0 * value for name, value in values.items()}
 
 
-def _by_tolerance(regrets: Sequence[Sequence[float]]) -> dict[str, TableCell]:
+def _by_tolerance(regrets: Sequence[Sequence[float]]) -> Row:
     means = np.mean(regrets, axis=0)
     return {f"at {t:g} pp": 100.0 * float(m) for t, m in zip(TOLERANCES_PP, means, strict=True)}

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from scripts.benchmarks import Row
 from scripts.benchmarks.search_methods import TOLERANCES_PP
 from scripts.benchmarks.search_scores import Interval
-from scripts.benchmarks.search_tables import Row, percent
+from scripts.benchmarks.search_tables import percent
 
 OWN, ZERO_SHOT, ADDITIVE = "own network", "zero-shot", "zero-shot, additive model"
 TRANSFERRED, SCRATCH, ILP = "few-shot", "from scratch", "ilp"

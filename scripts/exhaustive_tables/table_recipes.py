@@ -12,7 +12,7 @@ PRECISIONS = ("fp16", "int8", "int4", "int3")
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class TableRecipe:
     """How a table is made.
 
     Attributes:
@@ -33,8 +33,8 @@ def _block(name: str) -> dict[str, tuple[str, ...]]:
     }
 
 
-RECIPES: Mapping[str, Recipe] = {
-    "fashion_resnet8": Recipe(
+RECIPES: Mapping[str, TableRecipe] = {
+    "fashion_resnet8": TableRecipe(
         "fashion_mnist",
         {
             "stem": ("stem",),
@@ -47,7 +47,7 @@ RECIPES: Mapping[str, Recipe] = {
             "head": ("head",),
         },
     ),
-    "fashion_transformer": Recipe(
+    "fashion_transformer": TableRecipe(
         "fashion_transformer",
         {"embed": ("embed",), **_block("block1"), **_block("block2"), "head": ("head",)},
     ),

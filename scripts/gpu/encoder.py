@@ -15,12 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from scripts.benchmarks.switch import WIDTH, network
-from scripts.benchmarks.switch import measure as measure_switches
+from scripts.benchmarks.switch_bench import WIDTH, network
+from scripts.benchmarks.switch_bench import measure as measure_switches
 from scripts.benchmarks.timing import best_s
+from scripts.gpu.gpu_measurer import GpuMeasurer
 from scripts.gpu.layers import OFFERED
 from scripts.gpu.machine import Machine
-from scripts.gpu.measure import GpuMeasurer
 from scripts.gpu.record import Section, describe_error
 from wattbit.energy.protocol import compare
 from wattbit.energy.rejection import RejectionRules

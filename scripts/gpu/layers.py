@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from scripts.benchmarks.kernel_cases import Case, conv_case, linear_case
+from scripts.gpu.gpu_measurer import GpuMeasurer, Work
 from scripts.gpu.machine import Machine
-from scripts.gpu.measure import GpuMeasurer, Work
 from scripts.gpu.record import Section
 from wattbit.execution.kernels import find_native, pack
 from wattbit.execution.kernels.cuda import CUDA_OPERATIONS

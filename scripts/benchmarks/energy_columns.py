@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from scripts.benchmarks import Cell
+from scripts.benchmarks import Row
 from wattbit.energy.meter import EnergyMeter
 from wattbit.energy.protocol import compare
 from wattbit.energy.rapl import RaplMeter
@@ -33,9 +33,9 @@ def energy_columns(
     candidate: Work,
     *,
     clock: Callable[[], float] = time.perf_counter,
-) -> dict[str, Cell]:
+) -> Row:
     """Joules of one run of each and their ratio; empty cells where there is no counter or it fails."""
-    columns: dict[str, Cell] = {
+    columns: Row = {
         "reference_j": None,
         "native_j": None,
         "energy_ratio": None,

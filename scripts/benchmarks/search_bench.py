@@ -17,16 +17,15 @@ import numpy as np
 
 from envs.layer_precision import LayerPrecisionEnv
 from envs.plan_table import table_names
-from scripts.benchmarks import Benchmark
+from scripts.benchmarks import Benchmark, Row
 from scripts.benchmarks.recorded_network import NETWORKS
-from scripts.benchmarks.search_cells import Cell, CellResult, run_cells
+from scripts.benchmarks.search_cells import CellResult, SearchCell, run_cells
 from scripts.benchmarks.search_figures import draw_scaling, draw_search
 from scripts.benchmarks.search_methods import GATE_BLIND, GATES, METHODS, baselines
 from scripts.benchmarks.search_problems import SYNTHETIC, is_table, open_problem
 from scripts.benchmarks.search_scores import Generalised, Interval, generalisation, policy_regrets
 from scripts.benchmarks.search_tables import (
     Results,
-    Row,
     difference_rows,
     gate_rows,
     generalisation_rows,
@@ -70,7 +69,7 @@ def run(options: argparse.Namespace) -> Benchmark:
     networks = [problem for problem in problems if problem != SCALING]
     cells = _cells(networks, methods, budgets, seeds)
     scaling = [
-        Cell(f"{SYNTHETIC}{layers}", "ppo", max(budgets), seed, "raw")
+        SearchCell(f"{SYNTHETIC}{layers}", "ppo", max(budgets), seed, "raw")
         for layers in SCALING_LAYERS
         for seed in seeds[:1]
         if SCALING in problems and "ppo" in methods
@@ -128,10 +127,10 @@ def _cells(
     methods: Sequence[str],
     budgets: Sequence[int],
     seeds: Sequence[int],
-) -> list[Cell]:
+) -> list[SearchCell]:
     """Searches with the raw gate; on tables also with the shipped one, where a method looks at it."""
     return [
-        Cell(problem, method, budget, seed, gate)
+        SearchCell(problem, method, budget, seed, gate)
         for gate in GATES
         for problem in problems
         for method in methods

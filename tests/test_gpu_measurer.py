@@ -12,8 +12,8 @@ from gpu_stand_in import NO_METER, cpu_machine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scripts.gpu.gpu_measurer import GpuMeasurer
 from scripts.gpu.machine import idle_power_w
-from scripts.gpu.measure import GpuMeasurer
 from wattbit.energy.meter import Energy
 from wattbit.errors import MeterError
 

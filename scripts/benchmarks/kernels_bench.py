@@ -11,8 +11,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from scripts.benchmarks import Benchmark, Cell
-from scripts.benchmarks.bench_energy import energy_columns, find_counter
+from scripts.benchmarks import Benchmark, Row, TableValue
+from scripts.benchmarks.energy_columns import energy_columns, find_counter
 from scripts.benchmarks.kernel_cases import Case, layer_cases
 from scripts.benchmarks.kernel_models import agreement_rows, encoder_rows
 from scripts.benchmarks.roofline import Roofline, measured_roofline
@@ -36,7 +36,7 @@ def run() -> Benchmark:
     return Benchmark("kernels", f"cpu: {cpu_name()}", figures(rows), rows)
 
 
-def figures(rows: tuple[dict[str, Cell], ...]) -> dict[str, float]:
+def figures(rows: tuple[Row, ...]) -> dict[str, float]:
     """The figures of the benchmark; one for which nothing native ran is left out."""
     found: dict[str, float] = {}
     for row in rows:
@@ -53,7 +53,7 @@ def figures(rows: tuple[dict[str, Cell], ...]) -> dict[str, float]:
     return found
 
 
-def layer_rows(case: Case, roofline: Roofline, counter: EnergyMeter | None) -> Iterator[dict[str, Cell]]:
+def layer_rows(case: Case, roofline: Roofline, counter: EnergyMeter | None) -> Iterator[Row]:
     """One row for each precision that this device runs ``case`` at natively."""
     for precision in PRECISIONS.values():
         native = find_native(case.layer, precision)
@@ -71,7 +71,7 @@ def layer_row(
     *,
     window_s: float = 0.02,
     trials: int = 15,
-) -> dict[str, Cell]:
+) -> Row:
     """One layer at one precision against the reference, and its output against the emulated kernel's."""
     calibration = case.calibration()
     kernel = native.pack(case.layer, precision, calibration)
@@ -99,5 +99,5 @@ def layer_row(
     }
 
 
-def _number(value: Cell) -> float:
+def _number(value: TableValue) -> float:
     return float(value) if isinstance(value, int | float) else float("nan")

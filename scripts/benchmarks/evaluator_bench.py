@@ -30,7 +30,7 @@ from envs.evaluators.plan_evaluator import PlanEvaluator
 from envs.layer_precision import LayerPrecisionEnv
 from pipeline.build import build, build_costs, build_model, profile_model, use_threads
 from pipeline.cli import check_overrides
-from scripts.benchmarks import Benchmark, Cell
+from scripts.benchmarks import Benchmark, Row
 from scripts.benchmarks.kernel_models import load_workload
 from wattbit.energy.time_power import cpu_name
 from wattbit.execution.prefix_sharing import PrefixSharing
@@ -76,7 +76,7 @@ class Sharing:
 def run() -> Benchmark:
     """Measure every workload that is on this machine; the figures are the first one's."""
     use_threads(1)
-    rows: list[dict[str, Cell]] = []
+    rows: list[Row] = []
     measured: list[Sharing] = []
     for name in WORKLOADS:
         workload = load_workload(name)
@@ -127,7 +127,7 @@ def compare(model: SwitchableModel, inputs: Sequence[Inputs], plans: Sequence[Pr
     )
 
 
-def table_rows(workload: str, sharing: Sharing) -> list[dict[str, Cell]]:
+def table_rows(workload: str, sharing: Sharing) -> list[Row]:
     """One row for all plans, one for the distinct ones."""
     return [
         {

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from scripts.benchmarks import Benchmark, Cell
+from scripts.benchmarks import Benchmark, Row
 from scripts.benchmarks.timing import Wait, compare_times
 from wattbit.energy.time_power import cpu_name
 from wattbit.execution.switchable import SwitchableModel
@@ -56,7 +56,7 @@ def measure(
     equal = _switch_us(model, copies, switches)
     new = _switch_us(model, _random_plans(names), new_plans)
     call_us, first_us = _layer_call_us(model, x, plans, wait)
-    rows: list[dict[str, Cell]] = [
+    rows: list[Row] = [
         _row("prepared plans, the same objects", prepared, len(names)),
         _row("prepared plans, read anew", equal, len(names)),
         _row("plans never seen before", new, len(names)),
@@ -73,7 +73,7 @@ def measure(
     return Benchmark("switch", f"cpu: {cpu_name()}", figures, tuple(rows))
 
 
-def _row(what: str, median_us: float, modules: int) -> dict[str, Cell]:
+def _row(what: str, median_us: float, modules: int) -> Row:
     return {
         "table": "switches",
         "what": what,
@@ -83,7 +83,7 @@ def _row(what: str, median_us: float, modules: int) -> dict[str, Cell]:
     }
 
 
-def _call_row(what: str, us: float) -> dict[str, Cell]:
+def _call_row(what: str, us: float) -> Row:
     return {"table": "layer calls", "what": what, "us_per_call": us}
 
 

@@ -38,7 +38,7 @@ from envs.evaluators.evaluator import Evaluator, Outcome
 from pipeline.build import build, use_threads
 from pipeline.cli import CONF
 from scripts.benchmarks import Benchmark
-from scripts.benchmarks.search_cells import Cell, CellResult
+from scripts.benchmarks.search_cells import CellResult, SearchCell
 from scripts.benchmarks.search_methods import METHODS, RAW, TOLERANCES_PP, environment
 from scripts.benchmarks.search_problems import open_problem
 from scripts.benchmarks.search_scores import optimisation_regrets, policy_regrets
@@ -85,7 +85,7 @@ def run(options: argparse.Namespace) -> Benchmark:
     units = [(network, seed) for seed in range(options.seeds) for network in NETWORKS]
     found = [finding for unit in _run_all(units, options.workers) for finding in unit]
     found += [
-        judge(run_search(METHODS["ilp"](RAW), Cell(network, "ilp", budget, 0, "raw")), None, ILP)
+        judge(run_search(METHODS["ilp"](RAW), SearchCell(network, "ilp", budget, 0, "raw")), None, ILP)
         for network in NETWORKS
         for budget in BUDGETS
     ]
@@ -103,24 +103,24 @@ def shipped_agent(checkpoint: Path | None) -> PPO:
 def transfer(network: str, others: Sequence[str], seed: int, make_agent: Maker) -> list[Finding]:
     """Train on ``network`` and propose and search on ``others``; search on ``network`` from scratch, too."""
     agent = make_agent(None)
-    trained = run_search(agent, Cell(network, "ppo", SOURCE_BUDGET, seed, "raw"))
+    trained = run_search(agent, SearchCell(network, "ppo", SOURCE_BUDGET, seed, "raw"))
     found = [judge(trained, network, OWN)]
     for budget in BUDGETS:
-        scratch = run_search(make_agent(None), Cell(network, "ppo", budget, seed, "raw"))
+        scratch = run_search(make_agent(None), SearchCell(network, "ppo", budget, seed, "raw"))
         found.append(judge(scratch, None, SCRATCH))
     model = _model(agent)
     for other in others:
-        found.append(_zero_shot(agent, network, Cell(other, "ppo", 0, seed, "raw")))
-        found.append(_additive(trained, Cell(other, "ilp", 0, seed, "raw")))
+        found.append(_zero_shot(agent, network, SearchCell(other, "ppo", 0, seed, "raw")))
+        found.append(_additive(trained, SearchCell(other, "ilp", 0, seed, "raw")))
         for budget in BUDGETS:
             with TemporaryDirectory() as folder:
                 going_on = make_agent(Path(folder) / "agent.zip")
-                result = run_search(going_on, Cell(other, "ppo", budget, seed, "raw"), model)
+                result = run_search(going_on, SearchCell(other, "ppo", budget, seed, "raw"), model)
             found.append(judge(result, network, TRANSFERRED))
     return found
 
 
-def run_search(method: SearchMethod, cell: Cell, start: MaskablePPO | None = None) -> CellResult:
+def run_search(method: SearchMethod, cell: SearchCell, start: MaskablePPO | None = None) -> CellResult:
     """One search from an empty archive.
 
     Args:
@@ -158,13 +158,13 @@ def greedy_plans(agent: PPO, problem: Evaluator) -> dict[float, Outcome]:
 # --- judging ------------------------------------------------------------------------------------------------
 
 
-def _zero_shot(agent: PPO, trained_on: str, cell: Cell) -> Finding:
+def _zero_shot(agent: PPO, trained_on: str, cell: SearchCell) -> Finding:
     problem = open_problem(cell.problem, cell.seed)
     reference = problem.evaluate(problem.profile.reference_plan)
     return judge(CellResult(cell, reference, (), greedy_plans(agent, problem)), trained_on, ZERO_SHOT)
 
 
-def _additive(trained: CellResult, cell: Cell) -> Finding:
+def _additive(trained: CellResult, cell: SearchCell) -> Finding:
     """What needs no policy: additive optima, where a nat costs as many points as on the other network."""
     problem = open_problem(cell.problem, cell.seed)
     pp_per_nat = observed_pp_per_nat(trained)
