@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -13,7 +12,9 @@ from sb3_contrib import MaskablePPO
 from stable_baselines3.common.vec_env import VecEnv
 
 from agents.training_callback import LearningPoint
-from wattbit.errors import ConfigError, OutputError
+from wattbit.errors import ConfigError
+from wattbit.storage.atomic_write import write_atomically
+from wattbit.storage.strict_json import dump_json, parse_json
 
 _MEMBER = "wattbit.json"
 _SCHEMA = 1
@@ -35,15 +36,8 @@ def save_agent(model: MaskablePPO, path: Path, pp_per_nat: float, curve: Sequenc
     model.save(content)
     extra = {"schema": _SCHEMA, "pp_per_nat": pp_per_nat, "learning_curve": [asdict(p) for p in curve]}
     with zipfile.ZipFile(content, "a") as archive:
-        archive.writestr(_MEMBER, json.dumps(extra, allow_nan=False))
-    temporary = path.with_name(f".{path.name}.new")
-    try:
-        temporary.write_bytes(content.getvalue())
-        temporary.replace(path)
-    except OSError as error:
-        raise OutputError(
-            f"cannot write {path}: {error.strerror}; free space or choose another folder"
-        ) from None
+        archive.writestr(_MEMBER, dump_json(extra))
+    write_atomically(path, content.getvalue())
 
 
 def load_agent(
@@ -64,7 +58,7 @@ def load_agent(
     try:
         content = path.read_bytes()
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            extra = json.loads(archive.read(_MEMBER))
+            extra = parse_json(archive.read(_MEMBER))
         if extra["schema"] != _SCHEMA:
             raise ValueError(f"its schema is {extra['schema']}, not {_SCHEMA}")
         curve = [LearningPoint(**point) for point in extra["learning_curve"]]

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from wattbit.errors import ConfigError, OutputError
+from wattbit.errors import ConfigError
 from wattbit.profile import ModelProfile
+from wattbit.storage.atomic_write import write_atomically
+from wattbit.storage.strict_json import dump_json, parse_json
 
 _HYDRA = ".hydra"
+_STATE_SCHEMA = 2
 # What a run has written when it fails before it found anything.
 _WORTHLESS = {_HYDRA, "train.log", "tensorboard"}
 
@@ -55,25 +57,17 @@ class RunFolder:
 
     def write_json(self, name: str, data: Mapping[str, Any]) -> None:
         """Replace the file ``name`` by ``data``, atomically."""
-        self.write_text(name, json.dumps(data, indent=1, allow_nan=False) + "\n")
+        self.write_text(name, dump_json(data))
 
     def write_text(self, name: str, text: str) -> None:
         """Replace the file ``name`` by ``text``, atomically."""
-        target = self.path / name
-        temporary = target.with_name(f".{name}.new")
-        try:
-            temporary.write_text(text, encoding="utf-8")
-            temporary.replace(target)
-        except OSError as error:
-            raise OutputError(
-                f"cannot write {target}: {error.strerror}; free space, or choose another hydra.run.dir"
-            ) from None
+        write_atomically(self.path / name, text, "free space, or choose another hydra.run.dir")
 
     def save_state(self, fingerprint: str, profile: ModelProfile, calibration: str) -> None:
         """Keep what a resumed run must find again: the model's identity, its profile and calibration."""
         self.write_text("profile.json", profile.to_json())
         self.write_text("calibration.json", calibration)
-        self.write_json("state.json", {"schema": 1, "model_fingerprint": fingerprint})
+        self.write_json("state.json", {"schema": _STATE_SCHEMA, "model_fingerprint": fingerprint})
 
     def load_state(self, fingerprint: str) -> tuple[ModelProfile, str] | None:
         """Profile and calibration of the interrupted run; None if it was stopped before it had them.
@@ -85,7 +79,10 @@ class RunFolder:
         if not state.exists():
             return None
         try:
-            found = json.loads(state.read_text(encoding="utf-8"))["model_fingerprint"]
+            saved = parse_json(state.read_bytes())
+            if saved["schema"] != _STATE_SCHEMA:
+                raise ValueError("an earlier version of wattbit wrote it, with other fingerprints of models")
+            found = saved["model_fingerprint"]
             profile = ModelProfile.from_json((self.path / "profile.json").read_text(encoding="utf-8"))
             calibration = (self.path / "calibration.json").read_text(encoding="utf-8")
         except (OSError, ValueError, KeyError, TypeError) as error:

@@ -6,8 +6,6 @@ Writes ``report.html``, one file that needs neither a network nor scripts, and `
 from __future__ import annotations
 
 import base64
-import contextlib
-import os
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,8 +16,9 @@ from report import formatting
 from report.captions import CAPTIONS
 from report.read_results import parse_results
 from report.results import RunResults
-from wattbit.errors import OutputError
+from wattbit.storage.atomic_write import write_atomically
 
+_REMEDY = "make the folder writable or give another"
 TEMPLATE = "report_template.html.j2"
 _FILTERS = {
     "joules": formatting.format_joules,
@@ -71,8 +70,8 @@ def write_report(run_dir: Path, results: Mapping[str, Any]) -> None:
     images = {name: figure_png(name, run) for name in FIGURES}
     page = render_report(run, images)
     for name, png in images.items():
-        _write(run_dir / "figures" / f"{name}.png", png)
-    _write(run_dir / "report.html", page.encode())
+        write_atomically(run_dir / "figures" / f"{name}.png", png, _REMEDY)
+    write_atomically(run_dir / "report.html", page, _REMEDY)
 
 
 def render_report(run: RunResults, images: Mapping[str, bytes]) -> str:
@@ -108,20 +107,3 @@ def _picture(name: str, run: RunResults, png: bytes) -> Picture:
         height=round(100 * height / PNG_DPI),
         missing=why,
     )
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Write ``data`` beside ``path`` and move it there, so that no reader sees half a file."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_bytes(data)
-        draft.replace(path)
-    except OSError as error:
-        reason = error.strerror or error
-        raise OutputError(
-            f"cannot write {path}: {reason}; make the folder writable or give another"
-        ) from None
-    finally:
-        with contextlib.suppress(OSError):
-            draft.unlink(missing_ok=True)

@@ -33,8 +33,8 @@ from wattbit.model_inputs import batches, select
 from wattbit.profile import ModelProfile
 from wattbit.profiling.profiler import divergence, measure_profile
 from wattbit.profiling.sensitivity import Sensitivity
+from wattbit.storage.atomic_write import write_atomically
 from wattbit.storage.fingerprint import model_fingerprint
-from workloads.cache import write_atomically
 from workloads.workload import Split, Workload
 
 _MOST_SAMPLES = 65_535

@@ -49,10 +49,10 @@ def make(folder: Path) -> None:
     from wattbit.calibration import calibration_to_json
     from wattbit.energy.device_model import DeviceModel
     from wattbit.guardrail import Guardrail
-    from wattbit.judging.certificate import Candidate, Certificate, array_fingerprint, certify_sequence
+    from wattbit.judging.certificate import Candidate, Certificate, certify_sequence
     from wattbit.profiling.layer_costs import ModelledCost
     from wattbit.serving.bundle import BundledPlan, save_bundle
-    from wattbit.storage.fingerprint import model_fingerprint
+    from wattbit.storage.fingerprint import model_fingerprint, tensors_sha256
 
     table = Path(__file__).parent.parent / "conf" / "energy" / "device" / "edge_7nm.yaml"
     device = DeviceModel.from_table(yaml.safe_load(table.read_text(encoding="utf-8")))
@@ -73,7 +73,7 @@ def make(folder: Path) -> None:
         judgements[plan.plan_id].verdict, profile.provenance,
     )  # fmt: skip
     fingerprint = model_fingerprint(net)
-    certificate = Certificate(guardrail, judgements, fingerprint, array_fingerprint(x.numpy()), len(x))
+    certificate = Certificate(guardrail, judgements, fingerprint, tensors_sha256([("inputs", x)]), len(x))
     save_bundle(
         ControllerBundle((bundled,), (bundled,), profile, calibration, (certificate,), None, fingerprint),
         folder / "bundle",

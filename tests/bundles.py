@@ -13,7 +13,7 @@ import pytest
 
 from wattbit.errors import BundleError
 from wattbit.serving.bundle import ControllerBundle, load_bundle
-from wattbit.serving.bundle_files import json_bytes
+from wattbit.storage.strict_json import dump_json
 
 FILES = ("calibration.json", "certificate.json", "manifest.json", "plans.json", "policy.npz", "profile.json")
 EXTRA = {"report.html": b"<html></html>", "ppo.zip": b"PK"}
@@ -41,8 +41,8 @@ def resigned(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     del manifest["manifest_sha256"]
     change(manifest)
-    manifest["manifest_sha256"] = hashlib.sha256(json_bytes(manifest)).hexdigest()
-    (folder / "manifest.json").write_bytes(json_bytes(manifest))
+    manifest["manifest_sha256"] = hashlib.sha256(dump_json(manifest).encode()).hexdigest()
+    (folder / "manifest.json").write_bytes(dump_json(manifest).encode())
 
 
 def rewritten(folder: Path, name: str, content: bytes) -> None:

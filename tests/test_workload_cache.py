@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from wattbit.errors import ConfigError, OutputError
-from workloads.cache import cache_key, cached_state_dict, source_of, write_atomically
+from workloads.cache import cache_key, cached_state_dict, source_of
 
 KEY = {"workload": "tiny", "seed": 0}
 
@@ -140,16 +140,6 @@ def test_a_folder_that_cannot_be_written_fails_in_one_line_before_training(tmp_p
     assert build.calls == 0
     assert "\n" not in str(error.value)
     assert "cache_dir" in str(error.value)
-
-
-def test_a_write_that_fails_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, "replace", full)
-    with pytest.raises(OutputError, match="No space left on device"):
-        write_atomically(tmp_path / "file", b"content")
-    assert files(tmp_path) == []
 
 
 def test_a_build_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:

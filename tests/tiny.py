@@ -16,14 +16,14 @@ from wattbit.energy.device_model import DeviceModel
 from wattbit.execution.switchable import SwitchableModel
 from wattbit.features import FeatureEncoder
 from wattbit.guardrail import Guardrail
-from wattbit.judging.certificate import Candidate, Certificate, array_fingerprint, certify_sequence
+from wattbit.judging.certificate import Candidate, Certificate, certify_sequence
 from wattbit.plan import PrecisionPlan
 from wattbit.policy import MLPPolicy
 from wattbit.profile import ModelProfile
 from wattbit.profiling.layer_costs import ModelledCost
 from wattbit.profiling.profiler import measure_profile
 from wattbit.serving.bundle import BundledPlan, ControllerBundle
-from wattbit.storage.fingerprint import model_fingerprint
+from wattbit.storage.fingerprint import model_fingerprint, tensors_sha256
 
 CLASSES = 5
 PRECISIONS = ("fp32", "bf16", "int8", "int4", "mxfp4")
@@ -138,7 +138,7 @@ def bundle() -> ControllerBundle:
             agrees = (model.logits([x], plan).argmax(1) == labels).numpy()
             deployed.append(_certified(measured, plan, agrees, tolerance_pp, labels.numpy()))
     fingerprint = model_fingerprint(net)
-    data = array_fingerprint(x.numpy(), labels.numpy())
+    data = tensors_sha256([("inputs", x), ("labels", labels)])
     return ControllerBundle(
         plans=tuple(plan for plan, _ in deployed),
         compared=tuple(plan for plan, _ in deployed),

@@ -6,7 +6,6 @@ search and the certificate did, without any calibration data.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -18,6 +17,7 @@ from torch import Tensor
 from wattbit.errors import ModelError, WattbitError
 from wattbit.numerics import AffineQuantizer, activation_quantizer
 from wattbit.precision import Precision
+from wattbit.storage.strict_json import dump_json, parse_json
 
 CALIBRATION_SCHEMA = 1
 
@@ -112,7 +112,7 @@ def integer_widths(precisions: Iterable[Precision]) -> tuple[int, ...]:
 def calibration_to_json(calibration: Calibration) -> str:
     """The calibration as a JSON document that `calibration_from_json` reads."""
     layers = {name: asdict(layer) for name, layer in calibration.items()}
-    return json.dumps({"schema": CALIBRATION_SCHEMA, "layers": layers}, indent=1, allow_nan=False) + "\n"
+    return dump_json({"schema": CALIBRATION_SCHEMA, "layers": layers})
 
 
 def calibration_from_json(text: str) -> dict[str, LayerCalibration]:
@@ -121,7 +121,7 @@ def calibration_from_json(text: str) -> dict[str, LayerCalibration]:
     Raises:
         ValueError: If the text is not such a document.
     """
-    data = json.loads(text, parse_constant=_refuse_constant)
+    data = parse_json(text)
     if not isinstance(data, dict) or data.get("schema") != CALIBRATION_SCHEMA:
         raise ValueError(f"not a calibration of schema {CALIBRATION_SCHEMA}")
     try:
@@ -139,7 +139,3 @@ def _layer_from(layer: Mapping[str, Any]) -> LayerCalibration:
         if quantizer.bits != bits or not isinstance(quantizer.zero_point, int):
             raise ValueError(f"quantizer {quantizer} is listed for {bits} bits")
     return LayerCalibration(float(absmax), affine)
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is no JSON number")

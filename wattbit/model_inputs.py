@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from wattbit.errors import ConfigError, DataError, ModelError
 
@@ -25,7 +26,7 @@ def num_samples(inputs: Inputs) -> int:
     Raises:
         ModelError: If there is no such tensor.
     """
-    for tensor in _tensors(inputs):
+    for tensor in tensors_in(inputs):
         if tensor.ndim:
             return len(tensor)
     raise ModelError(
@@ -44,9 +45,24 @@ def select(inputs: Inputs, index: slice | Tensor) -> Inputs:
     return map_tensors(inputs, lambda x: x[index] if x.ndim and len(x) == samples else x)
 
 
-def map_tensors(inputs: Inputs, function: Callable[[Tensor], Tensor]) -> Inputs:
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """The tensors in ``value``, in order; it may be a tensor itself, or nested as inputs are."""
+    for leaf in pytree.tree_iter(value):
+        if isinstance(leaf, Tensor):
+            yield leaf
+        elif isinstance(leaf, _OWN_CLASSES):
+            yield from tensors_in(_plain(leaf))
+
+
+def map_tensors(inputs: Inputs, function: Callable[[Tensor], Any]) -> Inputs:
     """Apply ``function`` to every tensor of ``inputs``."""
-    mapped: Inputs = _map(inputs, function)
+
+    def of_leaf(leaf: Any) -> Any:
+        if isinstance(leaf, Tensor):
+            return function(leaf)
+        return map_tensors(_plain(leaf), function) if isinstance(leaf, _OWN_CLASSES) else leaf
+
+    mapped: Inputs = pytree.tree_map(of_leaf, inputs)
     return mapped
 
 
@@ -144,23 +160,9 @@ def concatenated(outputs: Iterable[Any]) -> Tensor:
     return torch.cat(parts)
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, dict | tuple | list):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from _tensors(item)
+_OWN_CLASSES = (dict, list, tuple)
+"""Leaves to pytree if they are of a class of their own that nobody registered with it."""
 
 
-def _map(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
-    if isinstance(value, Tensor):
-        return function(value)
-    if isinstance(value, dict):
-        return {name: _map(item, function) for name, item in value.items()}
-    if isinstance(value, tuple | list):
-        items = [_map(item, function) for item in value]
-        if isinstance(value, list):
-            return items
-        # A named tuple takes its fields one by one.
-        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
-    return value
+def _plain(leaf: Any) -> Any:
+    return next(kind(leaf) for kind in _OWN_CLASSES if isinstance(leaf, kind))

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from wattbit.errors import PlanError
 from wattbit.precision import precision
+from wattbit.storage.strict_json import parse_json
 
 PLAN_SCHEMA = 1
 
@@ -129,8 +129,8 @@ class PrecisionPlan(Mapping[str, str]):
             PrecisionError: If it names an unknown precision.
         """
         try:
-            data = json.loads(text, object_pairs_hook=_refuse_doubles)
-        except (ValueError, RecursionError) as error:
+            data = parse_json(text)
+        except ValueError as error:
             raise PlanError(f"plan is not valid JSON: {error}; write {{layer: precision}}") from None
         if isinstance(data, str):
             return cls.uniform(layers, data)
@@ -158,14 +158,6 @@ class PrecisionPlan(Mapping[str, str]):
         except (OSError, UnicodeDecodeError) as error:
             raise PlanError(f"cannot read plan file {path}: {error}; give the path of a JSON file") from None
         return cls.parse(text, layers)
-
-
-def _refuse_doubles(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    data = dict(pairs)
-    if len(data) != len(pairs):
-        [(doubled, _)] = Counter(name for name, _ in pairs).most_common(1)
-        raise ValueError(f"{doubled!r:.80} is given twice")
-    return data
 
 
 def _some(names: Sequence[str], limit: int = 6) -> str:

@@ -13,7 +13,6 @@ that cannot switch cost; it is None where it is not known, and then figures cove
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -22,6 +21,7 @@ from typing import Any, Literal, cast, get_args
 from wattbit.errors import PlanError, WattbitError
 from wattbit.plan import PrecisionPlan
 from wattbit.precision import precision
+from wattbit.storage.strict_json import dump_json, parse_json
 
 PROFILE_SCHEMA = 1
 
@@ -204,7 +204,7 @@ class ModelProfile:
 
     def to_json(self) -> str:
         """The profile as a JSON document that `from_json` reads."""
-        return json.dumps({"schema": PROFILE_SCHEMA, **asdict(self)}, indent=1, allow_nan=False) + "\n"
+        return dump_json({"schema": PROFILE_SCHEMA, **asdict(self)})
 
     @classmethod
     def from_json(cls, text: str) -> ModelProfile:
@@ -213,7 +213,7 @@ class ModelProfile:
         Raises:
             ValueError: If the text is not such a document.
         """
-        data = json.loads(text, parse_constant=_refuse_constant)
+        data = parse_json(text)
         if not isinstance(data, dict) or data.get("schema") != PROFILE_SCHEMA:
             raise ValueError(f"not a profile of schema {PROFILE_SCHEMA}")
         try:
@@ -277,7 +277,3 @@ def _number(value: Any, name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0.0 <= value < math.inf:
         raise ValueError(f"{name} is {value!r:.80}, must be a finite number, 0 or more")
     return value
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is no JSON number")

@@ -7,13 +7,11 @@ data or the model's code, and another file is used. Files hold plain tensors: no
 from __future__ import annotations
 
 import ast
-import contextlib
 import hashlib
 import inspect
 import io
 import json
 import logging
-import secrets
 import tempfile
 import textwrap
 from collections.abc import Callable, Mapping
@@ -25,7 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from wattbit.errors import ConfigError, OutputError
-from workloads.workload import tensors_sha256
+from wattbit.storage.atomic_write import write_atomically
+from wattbit.storage.fingerprint import tensors_sha256
 
 _log = logging.getLogger(__name__)
 
@@ -55,7 +54,7 @@ def cached_state_dict(
         state = {name: tensor.detach().cpu() for name, tensor in build().state_dict().items()}
         content = io.BytesIO()
         torch.save({"key": key, "sha256": tensors_sha256(sorted(state.items())), "state": state}, content)
-        write_atomically(path, content.getvalue())
+        write_atomically(path, content.getvalue(), "free some space or set cache_dir")
     return state
 
 
@@ -76,26 +75,6 @@ def cache_key(key_parts: Mapping[str, Any]) -> str:
 def source_of(*definitions: type | Callable[..., Any] | ModuleType) -> str:
     """The source of classes, functions or modules, less comments, docstrings and layout: a part of a key."""
     return "\n".join(_bare_source(inspect.getsource(definition)) for definition in definitions)
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file such that it appears whole or not at all.
-
-    Raises:
-        OutputError: If it cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    except OSError as error:
-        raise OutputError(
-            f"cannot write {path}: {error.strerror}; free some space or set cache_dir"
-        ) from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
 
 
 def _read(path: Path, key: str) -> dict[str, Tensor] | None:

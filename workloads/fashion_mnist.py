@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from wattbit.errors import DataError
 from wattbit.model_inputs import map_tensors
-from workloads.cache import write_atomically
+from wattbit.storage.atomic_write import write_atomically
 from workloads.classifier_training import log_progress
 from workloads.network_blocks import ResidualBlock
 from workloads.splits import make_splits

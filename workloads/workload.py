@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from wattbit.errors import ConfigError, DataError, ModelError
 from wattbit.model_inputs import Inputs, num_samples, select
 from wattbit.profiling.sensitivity import SensitivityMethod, require_method
+from wattbit.storage.fingerprint import tensors_sha256
 
 SPLITS = ("train", "calibrate", "search", "certify", "test")
 """The parts of a workload's data. Each has one use, and no sample is in two of them."""
@@ -115,16 +115,6 @@ def named_tensors(inputs: Inputs) -> list[tuple[str, Tensor]]:
     if isinstance(inputs, dict):
         return [(f"inputs[{name!r}]", inputs[name]) for name in sorted(inputs)]
     return [(f"inputs[{position}]", tensor) for position, tensor in enumerate(inputs)]
-
-
-def tensors_sha256(tensors: Iterable[tuple[str, Tensor]]) -> str:
-    """The SHA-256, as hex digits, of each tensor's name, type, shape and bytes, in the order given."""
-    digest = hashlib.sha256()
-    for name, tensor in tensors:
-        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
-        digest.update(flat.view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def _require_splits(splits: Mapping[str, Split], classes: int) -> None:

@@ -25,8 +25,9 @@ from wattbit.calibration import calibration_from_json, calibration_to_json
 from wattbit.errors import DataError
 from wattbit.plan import PrecisionPlan
 from wattbit.profile import ModelProfile
+from wattbit.storage.atomic_write import write_atomically
 from wattbit.storage.fingerprint import model_fingerprint
-from workloads.cache import cache_key, write_atomically
+from workloads.cache import cache_key
 from workloads.padding import split_batches
 from workloads.workload import Workload
 

@@ -26,6 +26,7 @@ from scripts.benchmarks.search_methods import GATES, METHODS, TOLERANCES_PP
 from scripts.benchmarks.search_problems import open_problem
 from wattbit.features import Context, FeatureEncoder
 from wattbit.plan import PrecisionPlan
+from wattbit.storage.atomic_write import write_atomically
 
 _SCHEMA = 1
 
@@ -145,7 +146,6 @@ def _policy(method: SearchMethod, problem: Evaluator) -> dict[float, Outcome]:
 
 
 def _save(result: CellResult, cache: Path) -> None:
-    cache.mkdir(parents=True, exist_ok=True)
     problem = open_problem(result.cell.problem, result.cell.seed)
     record = {
         "schema": _SCHEMA,
@@ -157,10 +157,7 @@ def _save(result: CellResult, cache: Path) -> None:
         "cpu_seconds": result.cpu_seconds,
     }
     path = cache / result.cell.file_name
-    # Renamed when whole, so that an interruption leaves no torn file.
-    partial = path.with_suffix(".part")
-    partial.write_text(json.dumps(record), encoding="utf-8")
-    partial.replace(path)
+    write_atomically(path, json.dumps(record))
 
 
 def _load(cell: SearchCell, cache: Path | None) -> CellResult | None:

@@ -26,7 +26,7 @@ from wattbit.execution.switchable import SwitchableModel
 from wattbit.model_inputs import batches
 from wattbit.plan import PrecisionPlan
 from wattbit.profiling.profiler import divergence
-from workloads.cache import write_atomically
+from wattbit.storage.atomic_write import write_atomically
 from workloads.workload import Split
 
 # Plans whose logits are judged together: few calls, and they stay in the processor's cache.

@@ -6,13 +6,13 @@ A section that fails, or for which no time is left, says so and loses nothing of
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from wattbit.errors import ConfigError, OutputError
+from wattbit.storage.atomic_write import write_atomically
 
 T = TypeVar("T")
 
@@ -117,6 +117,8 @@ class Report:
     """
 
     def __init__(self, path: Path, budget: Budget, header: Mapping[str, Any]) -> None:
+        if not path.parent.is_dir():
+            raise OutputError(f"cannot write {path}: its folder does not exist; give another file to --out")
         self._path = path
         self._budget = budget
         self._data: dict[str, Any] = {"schema": SCHEMA, "complete": False, **header, "sections": {}}
@@ -166,14 +168,7 @@ class Report:
 
     def _save(self) -> None:
         text = json.dumps(jsonable(self._data), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
-        temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}.part")
-        try:
-            temporary.write_text(text, encoding="utf-8")
-            temporary.replace(self._path)
-        except OSError as error:
-            raise OutputError(
-                f"cannot write {self._path}: {error.strerror}; give another file to --out"
-            ) from None
+        write_atomically(self._path, text, "give another file to --out")
 
 
 def describe_error(error: BaseException) -> str:

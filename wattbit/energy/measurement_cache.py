@@ -6,12 +6,10 @@ versions, meter, protocol). Change any of it and the measurement is made again.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import logging
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -19,7 +17,8 @@ from typing import Any
 
 from wattbit.audit.canonical_json import canonical_json
 from wattbit.energy.energy_comparison import EnergyComparison
-from wattbit.errors import OutputError
+from wattbit.storage.atomic_write import write_atomically
+from wattbit.storage.strict_json import dump_json
 
 CACHE_SCHEMA = 1
 
@@ -57,22 +56,17 @@ class MeasurementCache:
         Raises:
             OutputError: If the file cannot be written.
         """
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            # Should another process write in between, its measurements are lost and made again.
-            self._known = self._read() | {self._key(parts): asdict(found)}
-            self._write()
-        except OSError as error:
-            raise OutputError(
-                f"cannot keep measurements in {self._path}: {error.strerror}; choose another cache_dir"
-            ) from None
+        # Should another process write in between, its measurements are lost and made again.
+        self._known = self._read() | {self._key(parts): asdict(found)}
+        text = dump_json({"schema": CACHE_SCHEMA, "measurements": self._known})
+        write_atomically(self._path, text, "choose another cache_dir")
 
     def _key(self, parts: Mapping[str, Any]) -> str:
         return hashlib.sha256(canonical_json({**self._context, **parts})).hexdigest()
 
     def _read(self) -> dict[str, Any]:
         try:
-            data = json.loads(self._path.read_text(encoding="utf-8"))
+            data = json.loads(self._path.read_bytes())  # not strictly: one bad number spoils one measurement
         except FileNotFoundError:
             return {}
         except (OSError, ValueError, RecursionError) as error:
@@ -93,18 +87,6 @@ class MeasurementCache:
     def _ignored(self, why: str) -> dict[str, Any]:
         _log.warning("%s is ignored (%s): what it held is measured again", self._path, why)
         return {}
-
-    def _write(self) -> None:
-        """Write beside the file and move it into place, so that no reader sees half of it."""
-        text = json.dumps({"schema": CACHE_SCHEMA, "measurements": self._known}, indent=1, allow_nan=False)
-        draft = self._path.with_name(f"{self._path.name}.{os.getpid()}.part")
-        try:
-            draft.write_text(text + "\n", encoding="utf-8")
-            draft.replace(self._path)
-        except OSError:
-            with contextlib.suppress(OSError):
-                draft.unlink()
-            raise
 
 
 _TRUTHS = {"reliable"}

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-from torch import Tensor
 
 from wattbit.execution.layer_graph import Values
-from wattbit.model_inputs import map_tensors
+from wattbit.model_inputs import tensors_in
 
 
 class ActivationCache:
@@ -66,19 +63,6 @@ class ActivationCache:
         before = max((other for other in self._values if other < part), default=0)
         saved = returns.get(part, 0) * sum(self._calls[before:part])
         return saved / max(1, sum(self._bytes[part].values()))
-
-
-def tensors_in(values: Values) -> list[Tensor]:
-    """The tensors among values, those in tuples, lists and dicts included."""
-    found: list[Tensor] = []
-
-    def note(tensor: Tensor) -> Tensor:
-        found.append(tensor)
-        return tensor
-
-    nested: Any = list(values.values())
-    map_tensors(nested, note)
-    return found
 
 
 def _storages(values: Values) -> dict[int, int]:

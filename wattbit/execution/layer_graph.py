@@ -10,14 +10,16 @@ import copy
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
+from torch.utils import _pytree as pytree
 
 from wattbit.errors import ModelError
-from wattbit.model_inputs import Inputs
+from wattbit.model_inputs import Inputs, map_tensors
 
 Values = dict[fx.Node, Any]
 """What the steps so far have computed, as far as later steps read it."""
@@ -53,8 +55,8 @@ class LayerGraph:
     _parts: tuple[tuple[_Step, ...], ...]
 
     def fits(self, batch: Inputs) -> bool:
-        """True if what is no tensor in ``batch`` is what it was when the model was traced."""
-        return bool(_skeleton(batch) == self._skeleton)
+        """True if ``batch`` is nested as the traced example was, with the same values beside tensors."""
+        return bool(pytree.tree_flatten(_marked(batch)) == self._skeleton)
 
     def begin(self, batch: Inputs) -> Values:
         """The values before the first switchable layer."""
@@ -86,7 +88,7 @@ def trace_layers(model: nn.Module, layer_names: Sequence[str], example: Inputs) 
     Args:
         model: The model.
         layer_names: Names of its switchable layers, by index.
-        example: Inputs as the model will get them; what is no tensor in them is fixed.
+        example: Inputs as the model will get them; values other than tensors are fixed.
 
     Raises:
         ModelError: If it cannot be traced, with the reason.
@@ -103,7 +105,7 @@ def trace_layers(model: nn.Module, layer_names: Sequence[str], example: Inputs) 
             f"the forward pass cannot be traced ({type(error).__name__}: {said:.200}); "
             "write it without control flow that depends on values"
         ) from error
-    return _Cutter(graph, root, model, layers).cut(_skeleton(example))
+    return _Cutter(graph, root, model, layers).cut(pytree.tree_flatten(_marked(example)))
 
 
 # --- tracing --------------------------------------------------------------------------------------------
@@ -144,29 +146,18 @@ def _stateless_copy(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
 
 
-def _like(example: Any, proxy: Any) -> Any:
+def _like(example: Inputs, proxy: Any) -> Any:
     """``example`` with its tensors replaced by what ``proxy`` holds in their places."""
-    if isinstance(example, Tensor):
-        return proxy
-    if isinstance(example, dict):
-        return {name: _like(item, proxy[name]) for name, item in example.items()}
-    if isinstance(example, tuple | list):
-        items = [_like(item, proxy[index]) for index, item in enumerate(example)]
-        if isinstance(example, list):
-            return items
-        return type(example)(*items) if hasattr(example, "_fields") else tuple(items)
-    return example
+
+    def look(path: tuple[Any, ...], leaf: Any) -> Any:
+        return reduce(lambda held, key: key.get(held), path, proxy) if leaf is Tensor else leaf
+
+    return pytree.tree_map_with_path(look, _marked(example))
 
 
-def _skeleton(inputs: Any) -> Any:
+def _marked(inputs: Inputs) -> Any:
     """``inputs`` with a mark in place of each tensor."""
-    if isinstance(inputs, Tensor):
-        return Tensor
-    if isinstance(inputs, dict):
-        return {name: _skeleton(item) for name, item in inputs.items()}
-    if isinstance(inputs, tuple | list):
-        return [type(inputs), *map(_skeleton, inputs)]
-    return inputs
+    return map_tensors(inputs, lambda _: Tensor)
 
 
 # --- cutting into parts ---------------------------------------------------------------------------------

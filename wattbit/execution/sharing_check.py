@@ -8,10 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from wattbit.errors import ModelError
-from wattbit.execution.activation_cache import tensors_in
 from wattbit.execution.layer_graph import LayerGraph
 from wattbit.execution.switchable import SwitchableModel
-from wattbit.model_inputs import Inputs, map_tensors
+from wattbit.model_inputs import Inputs, map_tensors, tensors_in
 from wattbit.plan import PrecisionPlan
 
 Run = Callable[[Sequence[PrecisionPlan]], Mapping[PrecisionPlan, Tensor]]

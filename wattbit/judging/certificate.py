@@ -5,16 +5,11 @@ Plans are judged in `wattbit.judging.judgement`. Needs numpy alone.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
-import numpy as np
-from numpy.typing import NDArray
-
-from wattbit.errors import BundleError, DataError, WattbitError
+from wattbit.errors import BundleError, WattbitError
 from wattbit.guardrail import Guardrail
 from wattbit.judging.judgement import (
     Candidate,
@@ -25,6 +20,7 @@ from wattbit.judging.judgement import (
     judge,
 )
 from wattbit.judging.noninferiority import PairedCounts, accepts
+from wattbit.storage.strict_json import dump_json, parse_json
 
 __all__ = [
     "CERTIFICATE_SCHEMA",
@@ -32,7 +28,6 @@ __all__ = [
     "Certificate",
     "Judgement",
     "Verdict",
-    "array_fingerprint",
     "certify_sequence",
     "feasible_before_search",
     "judge",
@@ -49,7 +44,7 @@ class Certificate:
         guardrail: The limits tested.
         judgements: The judgement of each plan by its id, in the order tested.
         model_fingerprint: Identity of the model's weights.
-        data_fingerprint: Identity of the samples and labels; see `array_fingerprint`.
+        data_fingerprint: Identity of the samples and labels.
         samples: Number of samples of the split.
         split: Name of the split; plans are certified on ``certify`` and nowhere else.
         created: UTC time, ISO 8601; None if not recorded.
@@ -73,7 +68,7 @@ class Certificate:
         data = {"schema": CERTIFICATE_SCHEMA, **{f.name: getattr(self, f.name) for f in fields(self)}}
         data["guardrail"] = self.guardrail.as_dict()
         data["judgements"] = {plan_id: asdict(judgement) for plan_id, judgement in self.judgements.items()}
-        return json.dumps(data, indent=1, allow_nan=False) + "\n"
+        return dump_json(data)
 
     @classmethod
     def from_json(cls, text: str) -> Certificate:
@@ -83,29 +78,12 @@ class Certificate:
             BundleError: If the text is not such a document.
         """
         try:
-            data = json.loads(text, object_pairs_hook=_refuse_doubles, parse_constant=_refuse_constant)
+            data = parse_json(text)
             if not isinstance(data, dict) or data.pop("schema", None) != CERTIFICATE_SCHEMA:
                 raise ValueError(f"its schema is not {CERTIFICATE_SCHEMA}")
             return _certificate_from(data)
-        except (ValueError, TypeError, RecursionError, WattbitError) as error:
+        except (ValueError, TypeError, WattbitError) as error:
             raise BundleError(f"certificate cannot be read: {error}; export the bundle again") from None
-
-
-def array_fingerprint(*arrays: NDArray[Any]) -> str:
-    """The SHA-256 over type, shape and values of ``arrays``, in order; the same on every machine.
-
-    Raises:
-        DataError: If an array holds Python objects, whose bytes mean nothing.
-    """
-    digest = hashlib.sha256()
-    for array in arrays:
-        values = np.asarray(array)
-        if values.dtype.hasobject:
-            raise DataError(f"an array of type {values.dtype} has no fingerprint; give an array of numbers")
-        little_endian = values.astype(values.dtype.newbyteorder("<"), copy=False)
-        digest.update(f"{little_endian.dtype.str}{values.shape};".encode())
-        digest.update(little_endian.tobytes())
-    return digest.hexdigest()
 
 
 def _certificate_from(data: dict[str, Any]) -> Certificate:
@@ -174,14 +152,3 @@ def _require_keys(data: Any, value_class: type[Any]) -> None:
 def _require_count(name: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise ValueError(f"{name} {value!r} must be a whole number, 0 or more")
-
-
-def _refuse_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    data = dict(pairs)
-    if len(data) != len(pairs):
-        raise ValueError("a key is given twice")
-    return data
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is no JSON number")

@@ -13,8 +13,8 @@ import torch
 from wattbit.energy.meter import EnergyMeter
 from wattbit.execution import kernels
 from wattbit.execution.switchable import SwitchableModel
-from wattbit.model_inputs import Inputs, map_tensors
-from wattbit.storage.fingerprint import model_fingerprint
+from wattbit.model_inputs import Inputs, tensors_in
+from wattbit.storage.fingerprint import model_fingerprint, tensors_sha256
 
 
 def measurement_identity(meter: EnergyMeter, model: SwitchableModel, batch: Inputs) -> dict[str, Any]:
@@ -25,17 +25,9 @@ def measurement_identity(meter: EnergyMeter, model: SwitchableModel, batch: Inpu
         model: The model; the values of its weights count, because they move a device's power.
         batch: What it is measured on; its values count as well.
     """
-    digest = hashlib.sha256()
-
-    def add(tensor: torch.Tensor) -> torch.Tensor:
-        digest.update(f"{tensor.dtype}:{tuple(tensor.shape)};".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-        return tensor
-
-    map_tensors(batch, add)
     return {
         "model": model_fingerprint(model.model),
-        "batch": digest.hexdigest(),
+        "batch": tensors_sha256(("", tensor) for tensor in tensors_in(batch)),
         "meter": type(meter).__qualname__,
         "provenance": meter.provenance,
         "device": meter.device,

@@ -17,7 +17,6 @@ Needs numpy only. Loading verifies every hash before anything is parsed.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -29,9 +28,10 @@ from wattbit.judging.certificate import Certificate
 from wattbit.plan import PrecisionPlan
 from wattbit.policy import MLPPolicy
 from wattbit.profile import ModelProfile, Provenance
-from wattbit.serving.bundle_files import MANIFEST, json_bytes, parse_json, read_files, write_files
+from wattbit.serving.bundle_files import MANIFEST, read_files, write_files
+from wattbit.storage.strict_json import dump_json, parse_json
 
-BUNDLE_SCHEMA = 1
+BUNDLE_SCHEMA = 2
 
 _REQUIRED = ("plans.json", "profile.json", "calibration.json", "certificate.json")
 _EXTRA = ("ppo.zip", "report.html")
@@ -118,17 +118,17 @@ def save_bundle(bundle: ControllerBundle, folder: Path, extra: Mapping[str, byte
             f"a bundle has no place for {unknown[0]!r}; its extra files are {', '.join(_EXTRA)}"
         )
     files = {
-        "plans.json": json_bytes({
+        "plans.json": dump_json({
             "schema": BUNDLE_SCHEMA,
             "plans": [_plan_record(plan) for plan in bundle.plans],
             "compared": [_plan_record(plan) for plan in bundle.compared],
-        }),
+        }).encode(),
         "profile.json": bundle.profile.to_json().encode(),
         "calibration.json": bundle.calibration_json.encode(),
-        "certificate.json": json_bytes({
+        "certificate.json": dump_json({
             "schema": BUNDLE_SCHEMA,
-            "certificates": [json.loads(certificate.to_json()) for certificate in bundle.certificates],
-        }),
+            "certificates": [parse_json(certificate.to_json()) for certificate in bundle.certificates],
+        }).encode(),
         **({"policy.npz": bundle.policy.to_bytes()} if bundle.policy else {}),
         **(extra or {}),
     }  # fmt: skip
@@ -188,7 +188,7 @@ def _plans_from(
 
 
 def _certificates_from(data: bytes, fingerprint: str) -> tuple[Certificate, ...]:
-    found = tuple(Certificate.from_json(json.dumps(one)) for one in parse_json(data)["certificates"])
+    found = tuple(Certificate.from_json(dump_json(one)) for one in parse_json(data)["certificates"])
     for certificate in found:
         if certificate.model_fingerprint != fingerprint:
             raise ValueError(

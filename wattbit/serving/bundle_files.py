@@ -6,39 +6,19 @@ Hashes find damage and mixed-up files. They do not stop a forger, who can comput
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 import tempfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from wattbit.errors import BundleError, OutputError
+from wattbit.storage.strict_json import dump_json, parse_json
 
 MANIFEST = "manifest.json"
 
 _OWN_HASH = "manifest_sha256"
-
-
-def json_bytes(data: Any) -> bytes:
-    """``data`` as a JSON file.
-
-    Raises:
-        ValueError: If a number is NaN or infinite, which JSON cannot hold.
-    """
-    return (json.dumps(data, indent=1, allow_nan=False) + "\n").encode()
-
-
-def parse_json(data: bytes) -> Any:
-    """What `json_bytes` wrote.
-
-    Raises:
-        ValueError: If ``data`` is no JSON, or holds NaN or infinity.
-    """
-    try:
-        return json.loads(data, parse_constant=_refuse_constant)
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
+_EARLIER = {1: ", in which models had other fingerprints"}
 
 
 def write_files(folder: Path, files: Mapping[str, bytes], manifest: Mapping[str, Any]) -> None:
@@ -87,7 +67,8 @@ def read_files(folder: Path, schema: int, known: Collection[str]) -> tuple[dict[
 
 
 def _signed(manifest: Mapping[str, Any]) -> bytes:
-    return json_bytes({**manifest, _OWN_HASH: hashlib.sha256(json_bytes(manifest)).hexdigest()})
+    digest = hashlib.sha256(dump_json(manifest).encode()).hexdigest()
+    return dump_json({**manifest, _OWN_HASH: digest}).encode()
 
 
 def _write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
@@ -132,8 +113,10 @@ def _read_manifest(folder: Path, schema: int) -> dict[str, Any]:
         raise BundleError(f"{path} is not valid JSON ({error}); export the bundle again") from None
     found = manifest.get("schema") if isinstance(manifest, dict) else None
     if found != schema:
+        why = _EARLIER.get(found, "") if isinstance(found, int) else ""
         raise BundleError(
-            f"{path} has schema {found!r:.80}, this version reads {schema}; export the bundle again"
+            f"{path} has format version {found!r:.80}{why}; this wattbit reads version {schema}; "
+            "export the bundle again"
         )
     unsigned = {key: value for key, value in manifest.items() if key != _OWN_HASH}
     try:
@@ -161,7 +144,3 @@ def _read_verified(path: Path, digest: str) -> bytes:
             "copy or export the bundle again"
         )
     return data
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")

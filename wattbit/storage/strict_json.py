@@ -1,0 +1,41 @@
+"""JSON as wattbit writes and reads it: no NaN, no infinity, no key twice."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+
+def dump_json(data: Any) -> str:
+    """``data`` as the text of a JSON file.
+
+    Raises:
+        TypeError: If something in it has no place in JSON.
+        ValueError: If a number is NaN or infinite.
+    """
+    return json.dumps(data, indent=1, allow_nan=False) + "\n"
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value that a JSON ``text`` holds.
+
+    Raises:
+        ValueError: If it is no JSON, holds NaN or infinity, gives a key twice or is nested too deeply.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_refuse_doubles, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def _refuse_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    data: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in data:
+            raise ValueError(f"{key!r:.80} is given twice")
+        data[key] = value
+    return data
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is no JSON number")
