@@ -20,9 +20,7 @@ NO_METER = "no counter on this machine; take another"
 
 
 def cpu_machine(meter: Any = None, problem: str = NO_METER) -> Machine:
-    return Machine(
-        torch.device("cpu"), lambda: None, meter, "" if meter else problem, lambda: {"power_w": 5.0}
-    )
+    return Machine(torch.device("cpu"), meter, "" if meter else problem, lambda: {"power_w": 5.0})
 
 
 def one_clock() -> Clocks:

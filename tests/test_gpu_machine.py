@@ -63,7 +63,7 @@ def fake_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("fake_cuda")
 def test_the_device_is_described_as_far_as_it_answers() -> None:
-    facts = describe(Machine(torch.device("cuda:0"), lambda: None, None, "no counter", dict))
+    facts = describe(Machine(torch.device("cuda:0"), None, "no counter", dict))
     assert facts["name"] == "NVIDIA H100"
     assert facts["compute_capability"] == "9.0"
     assert facts["driver"] == "570.86"

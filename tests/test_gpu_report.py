@@ -122,7 +122,7 @@ from pathlib import Path
 from scripts import gpu_report
 from scripts.gpu.machine import Machine
 from scripts.gpu.record import Budget
-on = Machine(torch.device('cpu'), lambda: None, None, 'no counter', dict)
+on = Machine(torch.device('cpu'), None, 'no counter', dict)
 names = [name for name, _, _ in gpu_report.default_sections(on, None, 2)]
 none = lambda *_: [(name, 0.1, lambda section: None) for name in names]
 assert gpu_report.make_report(on, Path({str(tmp_path / "report.json")!r}), Budget(1.0), none) == ()

@@ -10,9 +10,8 @@ from wattbit.energy.meter import EnergyMeter
 from wattbit.energy.protocol import compare
 from wattbit.energy.rapl import RaplMeter
 from wattbit.energy.rejection import RejectionRules
+from wattbit.energy.trial import Work
 from wattbit.errors import MeterError
-
-Work = Callable[[], object]
 
 # A benchmark has many rows: what scatters is marked, not measured again.
 _RULES = RejectionRules(attempts=1)

@@ -10,14 +10,15 @@ import itertools
 import random
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
 from scripts.benchmarks import Benchmark, Row
-from scripts.benchmarks.timing import Wait, compare_times
+from scripts.benchmarks.timing import compare_times
 from wattbit.energy.time_power import cpu_name
+from wattbit.energy.trial import timed_s
 from wattbit.execution.switchable import SwitchableModel
 from wattbit.plan import PrecisionPlan
 
@@ -42,7 +43,6 @@ def measure(
     *,
     switches: int = SWITCHES,
     new_plans: int = NEW_PLANS,
-    wait: Wait = lambda: None,
 ) -> Benchmark:
     """Time the switches of a calibrated ``model`` that offers bf16 and int8, and its layer calls on ``x``."""
     names = model.layer_names
@@ -55,7 +55,7 @@ def measure(
     copies = (PrecisionPlan(dict(plan)) for plan in itertools.cycle(plans))
     equal = _switch_us(model, copies, switches)
     new = _switch_us(model, _random_plans(names), new_plans)
-    call_us, first_us = _layer_call_us(model, x, plans, wait)
+    call_us, first_us = _layer_call_us(model, x, plans)
     rows: list[Row] = [
         _row("prepared plans, the same objects", prepared, len(names)),
         _row("prepared plans, read anew", equal, len(names)),
@@ -104,28 +104,19 @@ def _random_plans(names: tuple[str, ...]) -> Iterator[PrecisionPlan]:
 
 
 @torch.inference_mode()
-def _layer_call_us(
-    model: SwitchableModel, x: Tensor, plans: list[PrecisionPlan], wait: Wait
-) -> tuple[float, float]:
+def _layer_call_us(model: SwitchableModel, x: Tensor, plans: list[PrecisionPlan]) -> tuple[float, float]:
     """Extra time of one layer call: while attached at the reference; in the first batch after a switch."""
     layers = len(model.layer_names)
     model.switch(model.reference_plan)
     plain = network(layers).to(x.device)
-    timing = compare_times(lambda: plain(x), lambda: model.model(x), wait=wait)
+    timing = compare_times(lambda: plain(x), lambda: model.model(x))
     attached_us = (timing.candidate_s - timing.reference_s) / layers * 1e6
-    extra_ns = []
+    extra_s = []
     for plan in itertools.islice(itertools.cycle(plans), 100):
         model.switch(plan)
-        first_ns, next_ns = (_run_ns(lambda: model.run(x), wait) for _ in range(2))
-        extra_ns.append(first_ns - next_ns)
-    return attached_us, statistics.median(extra_ns) / layers / 1e3
-
-
-def _run_ns(work: Callable[[], object], wait: Wait) -> int:
-    start = time.perf_counter_ns()
-    work()
-    wait()
-    return time.perf_counter_ns() - start
+        first_s, next_s = (timed_s(lambda: model.run(x), 1, time.perf_counter) for _ in range(2))
+        extra_s.append(first_s - next_s)
+    return attached_us, statistics.median(extra_s) / layers * 1e6
 
 
 def network(modules: int = MODULES) -> nn.Sequential:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-Work = Callable[[], object]
+from wattbit.energy.trial import Work, repeats_to_fill, timed_s
+
 Clock = Callable[[], float]
-Wait = Callable[[], None]
-"""Returns when what was started is done; accelerators work on after a call has returned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +40,6 @@ def compare_times(
     window_s: float = 0.02,
     trials: int = 15,
     clock: Clock = time.perf_counter,
-    wait: Wait = lambda: None,
 ) -> Timing:
     """Time ``candidate`` against ``reference``.
 
@@ -55,14 +52,13 @@ def compare_times(
         window_s: How long the runs that are timed together take at the least, seconds.
         trials: Number of trials, at least 2.
         clock: Seconds on a monotonic clock.
-        wait: Waits for what the runs have started.
     """
     reference(), candidate()
-    repeats = max(_repeats(work, window_s, clock, wait) for work in (reference, candidate))
+    repeats = max(repeats_to_fill(work, window_s, clock)[0] for work in (reference, candidate))
     speedups, reference_s = [], []
     for _ in range(trials):
         first, second, third, fourth = (
-            _seconds(work, repeats, clock, wait) for work in (reference, candidate, candidate, reference)
+            timed_s(work, repeats, clock) for work in (reference, candidate, candidate, reference)
         )
         speedups.append((first + fourth) / (second + third))
         reference_s.append((first + fourth) / (2 * repeats))
@@ -77,28 +73,8 @@ def best_s(
     window_s: float = 0.02,
     trials: int = 15,
     clock: Clock = time.perf_counter,
-    wait: Wait = lambda: None,
 ) -> float:
     """The shortest time of one run: what the machine can do when nobody disturbs it, seconds."""
     work()
-    repeats = _repeats(work, window_s, clock, wait)
-    return min(_seconds(work, repeats, clock, wait) for _ in range(trials)) / repeats
-
-
-def _seconds(work: Work, repeats: int, clock: Clock, wait: Wait) -> float:
-    wait()
-    start = clock()
-    for _ in range(repeats):
-        work()
-    wait()
-    return clock() - start
-
-
-def _repeats(work: Work, window_s: float, clock: Clock, wait: Wait) -> int:
-    """Runs that fill ``window_s``; doubles until the time they take can be trusted."""
-    repeats = 1
-    while True:
-        seconds = _seconds(work, repeats, clock, wait)
-        if seconds >= window_s / 4:
-            return math.ceil(repeats * window_s / seconds)
-        repeats *= 2
+    repeats, _ = repeats_to_fill(work, window_s, clock)
+    return min(timed_s(work, repeats, clock) for _ in range(trials)) / repeats

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
@@ -18,12 +18,13 @@ from torch import Tensor
 from scripts.benchmarks.switch_bench import WIDTH, network
 from scripts.benchmarks.switch_bench import measure as measure_switches
 from scripts.benchmarks.timing import best_s
-from scripts.gpu.gpu_measurer import GpuMeasurer
+from scripts.gpu.gpu_measurer import GpuMeasurer, metered
 from scripts.gpu.layers import OFFERED
 from scripts.gpu.machine import Machine
 from scripts.gpu.record import Section, describe_error
 from wattbit.energy.protocol import compare
 from wattbit.energy.rejection import RejectionRules
+from wattbit.energy.trial import Work, timed_s
 from wattbit.errors import MeterError
 from wattbit.execution.switchable import SwitchableModel
 from wattbit.model_inputs import batches
@@ -154,7 +155,7 @@ def repeatability(
         title = "uniform bf16" if "uniform bf16" in named else list(named)[-1]
         works = [partial(model.run, batch, plan) for plan in (model.reference_plan, named[title])]
         section.note("works", ["reference", title])
-        singles_s = [best_s(work, window_s=0.05, trials=3, wait=machine.wait) for work in works]
+        singles_s = [best_s(work, window_s=0.05, trials=3) for work in works]
         repeats = [math.ceil(window_s / single_s) for single_s in singles_s]
         for trial in section.within_time(range(trials), 2.2 * window_s, str):
             first, second = (
@@ -184,7 +185,7 @@ def switching(section: Section, machine: Machine) -> None:
     x = torch.randn(8, WIDTH, generator=torch.Generator().manual_seed(0)).to(machine.device)
     with SwitchableModel(net, x, ["bf16", "int8"]) as model:
         model.calibrate([x])
-        benchmark = measure_switches(model, x, wait=machine.wait)
+        benchmark = measure_switches(model, x)
     section.note("figures", dict(benchmark.figures))
     for row in benchmark.rows:
         section.add(row)
@@ -201,29 +202,16 @@ def _agreement(logits: Tensor, expected: Tensor) -> float:
     return float((logits.argmax(1) == expected.argmax(1)).double().mean())
 
 
-def _one_window(machine: Machine, work: Callable[[], object], runs: int) -> dict[str, float | str]:
+def _one_window(machine: Machine, work: Work, runs: int) -> dict[str, float | str]:
     """Time, and energy where it can be had, of one of ``runs`` runs."""
-
-    def work_through() -> None:
-        for _ in range(runs):
-            work()
-        machine.wait()
-
+    problem = machine.meter_problem
     if machine.meter is not None:
         try:
-            with machine.meter.window() as window:
-                work_through()
-            spent = window.result
+            spent = metered(machine.meter, work, runs)
+            return {"energy_j": spent.energy_j / runs, "seconds": spent.seconds / runs}
         except MeterError as error:
             problem = describe_error(error)
-        else:
-            return {"energy_j": spent.energy_j / runs, "seconds": spent.seconds / runs}
-    else:
-        problem = machine.meter_problem
-    machine.wait()
-    start = time.perf_counter()
-    work_through()
-    return {"seconds": (time.perf_counter() - start) / runs, "energy_problem": problem}
+    return {"seconds": timed_s(work, runs, time.perf_counter) / runs, "energy_problem": problem}
 
 
 def _cv(values: Sequence[float]) -> float:

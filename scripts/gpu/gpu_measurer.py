@@ -19,12 +19,13 @@ from typing import Any
 from scripts.benchmarks.timing import best_s
 from scripts.gpu.machine import Machine
 from scripts.gpu.record import describe_error
-from wattbit.energy.meter import Energy
+from wattbit.energy.device_sync import synchronize
+from wattbit.energy.meter import Energy, EnergyMeter
 from wattbit.energy.ratio_interval import ratio_interval
 from wattbit.energy.rejection import RejectionRules, rejection
+from wattbit.energy.trial import Work, timed_s
 from wattbit.errors import MeterError
 
-Work = Callable[[], object]
 Row = dict[str, Any]
 
 _FAILURES_BEFORE_GIVING_UP = 3
@@ -103,9 +104,7 @@ class GpuMeasurer:
         single_s: dict[str, float] = {}
         for name, work in works.items():
             try:
-                single_s[name] = best_s(
-                    work, window_s=0.02, trials=2, clock=self._clock, wait=self._machine.wait
-                )
+                single_s[name] = best_s(work, window_s=0.02, trials=2, clock=self._clock)
             except Exception as error:  # one format that breaks must not lose the others
                 rows[name] = {"error": describe_error(error)}
         sound = {name: works[name] for name in single_s}
@@ -120,7 +119,7 @@ class GpuMeasurer:
         problem = self._why_no_energy(len(works), left_s)
         if not problem:
             try:
-                windows = self._windows(works, single_s, self._window_s, metered=True)
+                windows = self._windows(works, single_s, self._window_s, energy=True)
             except MeterError as error:
                 self._failures += 1
                 problem = describe_error(error)
@@ -129,7 +128,7 @@ class GpuMeasurer:
                 facts = {"provenance": self._machine.provenance, "window_s": self._window_s}
                 facts["cautions"] = _cautions(windows)
         if problem:
-            windows = self._windows(works, single_s, _TIMING_WINDOW_S, metered=False)
+            windows = self._windows(works, single_s, _TIMING_WINDOW_S, energy=False)
             facts = {"provenance": "time only", "energy_problem": problem, "window_s": _TIMING_WINDOW_S}
         reference = windows[next(iter(works))]
         return {
@@ -153,7 +152,7 @@ class GpuMeasurer:
         return float(getattr(self._machine.meter, "refresh_s", 0.0))
 
     def _windows(
-        self, works: Mapping[str, Work], single_s: Mapping[str, float], window_s: float, *, metered: bool
+        self, works: Mapping[str, Work], single_s: Mapping[str, float], window_s: float, *, energy: bool
     ) -> dict[str, _Pairs]:
         found: dict[str, list[tuple[_Window, _Window]]] = {name: [] for name in works}
         names = list(works)
@@ -162,33 +161,36 @@ class GpuMeasurer:
             for name in (*names, *reversed(names)):
                 # Works of equal length get equally many runs, whatever the last digit of their time.
                 runs = math.ceil(window_s / single_s[name] - 1e-6)
-                passed[name].append(self._window(works[name], runs, metered))
+                passed[name].append(self._window(works[name], runs, energy))
             for name, (first, second) in passed.items():
                 found[name].append((first, second))
         return {name: tuple(pairs) for name, pairs in found.items()}
 
-    def _window(self, work: Work, runs: int, metered: bool) -> _Window:
-        meter, wait = self._machine.meter, self._machine.wait
+    def _window(self, work: Work, runs: int, energy: bool) -> _Window:
+        meter = self._machine.meter
         # Clocks and caches settle before the window opens.
         for _ in range(math.ceil(_SETTLE_SHARE * runs)):
             work()
-        wait()
-        if meter is None or not metered:
-            start = self._clock()
-            _repeat(work, runs)
-            wait()
-            return _Window(runs, self._clock() - start, None)
+        if meter is None or not energy:
+            return _Window(runs, timed_s(work, runs, self._clock), None)
         # A random gap, so that windows do not march in step with the counter's refresh.
         self._sleep(self._random.uniform(0.0, 2 * self._gap_s))
-        with meter.window() as window:
-            _repeat(work, runs)
-            wait()
-        return _Window(runs, window.result.seconds, window.result)
+        spent = metered(meter, work, runs)
+        return _Window(runs, spent.seconds, spent)
 
 
-def _repeat(work: Work, runs: int) -> None:
-    for _ in range(runs):
-        work()
+def metered(meter: EnergyMeter, work: Work, runs: int) -> Energy:
+    """The energy of ``runs`` runs.
+
+    Raises:
+        MeterError: If the meter fails.
+    """
+    synchronize()
+    with meter.window() as window:
+        for _ in range(runs):
+            work()
+        synchronize()
+    return window.result
 
 
 def _cautions(windows: Mapping[str, _Pairs]) -> list[str]:

@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from scripts.benchmarks.kernel_cases import Case, conv_case, linear_case
-from scripts.gpu.gpu_measurer import GpuMeasurer, Work
+from scripts.gpu.gpu_measurer import GpuMeasurer
 from scripts.gpu.machine import Machine
 from scripts.gpu.record import Section
+from wattbit.energy.trial import Work
 from wattbit.execution.kernels import find_native, pack
 from wattbit.execution.kernels.cuda import CUDA_OPERATIONS
 from wattbit.execution.kernels.registry import NativeKernel

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from scripts.gpu.record import describe_error
+from wattbit.energy.device_sync import synchronize
 from wattbit.energy.meter import EnergyMeter
 from wattbit.energy.nvml import NvmlMeter
 from wattbit.energy.nvml_devices import load_nvml
@@ -24,14 +25,12 @@ class Machine:
 
     Attributes:
         device: Where tensors go.
-        wait: Returns when everything that was launched is done.
         meter: Reads joules; None where none can be read.
         meter_problem: Why there is no meter.
         conditions: Clocks, power and temperature now.
     """
 
     device: torch.device
-    wait: Callable[[], None]
     meter: EnergyMeter | None
     meter_problem: str
     conditions: Callable[[], Mapping[str, Any]]
@@ -60,9 +59,7 @@ def find_machine(window_s: float) -> Machine:
     device = torch.device("cuda", 0)
     torch.cuda.set_device(device)
     meter, problem = _find_meter(window_s)
-    return Machine(
-        device, lambda: torch.cuda.synchronize(device), meter, problem, lambda: nvml_conditions(device)
-    )
+    return Machine(device, meter, problem, lambda: nvml_conditions(device))
 
 
 def use_exact_float32() -> None:
@@ -157,7 +154,7 @@ def idle_power_w(machine: Machine, seconds: float) -> float | None:
     """Power of the device while this process does nothing, watts; None where it cannot be read."""
     if machine.meter is None:
         return None
-    machine.wait()
+    synchronize()
     try:
         return measure_idle_w(machine.meter, seconds)
     except MeterError:

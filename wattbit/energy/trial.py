@@ -91,7 +91,7 @@ def make_schedule(
     """
     counter = meter if isinstance(meter, CounterMeter) else None
     shortest_s = counter.min_window_s if counter else 0.0
-    found = [_repeats(work, max(window_s or FINE_WINDOW_S, shortest_s), clock) for work in works]
+    found = [repeats_to_fill(work, max(window_s or FINE_WINDOW_S, shortest_s), clock) for work in works]
     repeats = max(repeats for repeats, _ in found)
     longest_run_s = max(run_s for _, run_s in found)
     settle_runs = min(math.ceil(_SETTLE_SHARE * repeats), math.ceil(_LONGEST_SETTLE_S / longest_run_s))
@@ -108,23 +108,24 @@ def make_schedule(
     )
 
 
-def _repeats(work: Work, window_s: float, clock: Callable[[], float]) -> tuple[int, float]:
+def repeats_to_fill(work: Work, window_s: float, clock: Callable[[], float]) -> tuple[int, float]:
     """Runs that fill ``window_s``, and seconds of one; doubles until the time they take can be trusted.
 
     The meter is not asked: a counter that is read too soon has not moved yet.
     """
     repeats = 1
     while True:
-        seconds = _seconds(work, repeats, clock)
+        seconds = timed_s(work, repeats, clock)
         if seconds >= window_s / 4 and seconds < _LONGEST_SETTLE_S:
             # A single interruption must not make windows short.
-            seconds = min(seconds, _seconds(work, repeats, clock), _seconds(work, repeats, clock))
+            seconds = min(seconds, timed_s(work, repeats, clock), timed_s(work, repeats, clock))
         if seconds >= window_s / 4:
             return math.ceil(repeats * window_s / seconds), seconds / repeats
         repeats *= 2
 
 
-def _seconds(work: Work, repeats: int, clock: Callable[[], float]) -> float:
+def timed_s(work: Work, repeats: int, clock: Callable[[], float]) -> float:
+    """Seconds that ``repeats`` runs take, with what they leave to an accelerator."""
     synchronize()
     start = clock()
     for _ in range(repeats):
