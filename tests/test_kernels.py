@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from wattbit.calibration import ActivationObserver, LayerCalibration
 from wattbit.execution.kernels import LayerWeights, cpu, emulated, find_native, pack
 from wattbit.execution.kernels.layer_weights import take_weights
+from wattbit.execution.kernels.registry import NATIVE_KERNELS
 from wattbit.execution.switchable import SwitchableModel
 from wattbit.numerics import (
     LEAST_TOKEN_BITS,
@@ -386,7 +387,7 @@ def test_nothing_else_claims_to_run_natively_on_a_cpu(name: str) -> None:
 
 def test_a_layer_on_another_device_is_not_given_to_the_cpu() -> None:
     layer = LayerWeights(torch.empty(10, 24, device="meta"), None)
-    assert all(not kernel.supports(layer.weight.device, layer, INT8) for kernel in cpu.CPU_KERNELS)
+    assert all(not kernel.supports(layer.weight.device, layer, INT8) for kernel in NATIVE_KERNELS)
 
 
 def test_the_geometries_cover_both_ways_of_blocking() -> None:

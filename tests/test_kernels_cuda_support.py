@@ -10,9 +10,9 @@ from cuda_stand_ins import CUDA, INT8, conv, fp8_product, int8_product, linear, 
 from torch import Tensor
 
 from wattbit.execution.kernels import cuda, find_native
-from wattbit.execution.kernels.cuda import CUDA_KERNELS
 from wattbit.execution.kernels.cuda_low_bit import pack_fp8, pack_int8
 from wattbit.execution.kernels.layer_weights import LayerWeights
+from wattbit.execution.kernels.registry import NATIVE_KERNELS
 from wattbit.precision import precision
 
 
@@ -53,7 +53,7 @@ PRECISION_NAMES = ("tf32", "bf16", "fp16", "fp8_e4m3", "int8", "int6", "int4", "
 
 
 def _supported(name: str, layer: LayerWeights) -> bool:
-    return any(kernel.supports(CUDA, layer, precision(name)) for kernel in CUDA_KERNELS)
+    return any(kernel.supports(CUDA, layer, precision(name)) for kernel in NATIVE_KERNELS)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_tf32_is_no_name_for_a_depthwise_convolution_in_fp32(gpu, monkeypatch: p
 def test_no_cuda_kernel_runs_a_layer_that_lies_on_the_cpu() -> None:
     layer = linear(64, 64)
     assert find_native(layer, precision("bf16")) is None
-    assert not any(kernel.supports(torch.device("cpu"), layer, INT8) for kernel in CUDA_KERNELS)
+    assert not any(kernel.supports(torch.device("cpu"), layer, INT8) for kernel in NATIVE_KERNELS)
 
 
 def test_another_makers_torch_has_no_capability(monkeypatch: pytest.MonkeyPatch) -> None:

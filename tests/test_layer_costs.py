@@ -16,7 +16,8 @@ from wattbit.energy import measurer, protocol
 from wattbit.energy.device_model import DeviceModel
 from wattbit.energy.measurement_cache import MeasurementCache
 from wattbit.errors import MeterError, PlanError
-from wattbit.execution.kernels import cpu
+from wattbit.execution.kernels import registry
+from wattbit.execution.kernels.kernel import NativeKernel
 from wattbit.execution.switchable import SwitchableModel
 from wattbit.precision import precision
 from wattbit.profiling.layer_costs import MeteredCost, ModelledCost
@@ -51,8 +52,8 @@ def fake_int8(monkeypatch: pytest.MonkeyPatch, machine: FakeMachine) -> None:
     def supports(device: Any, layer: Any, wanted: Any) -> bool:
         return wanted.name == "int8"
 
-    kernel = cpu.NativeKernel("fake int8", supports, pack)
-    monkeypatch.setattr(cpu, "CPU_KERNELS", (kernel,))
+    kernel = NativeKernel("fake int8", supports, pack)
+    monkeypatch.setattr(registry, "NATIVE_KERNELS", [kernel])
 
 
 class Timed(nn.Module):

@@ -20,7 +20,7 @@ from scripts.benchmarks.timing import compare_times
 from wattbit.energy.meter import EnergyMeter
 from wattbit.energy.time_power import cpu_name
 from wattbit.execution.kernels import find_native, pack
-from wattbit.execution.kernels.registry import NativeKernel
+from wattbit.execution.kernels.kernel import NativeKernel
 from wattbit.precision import PRECISIONS, Precision
 
 LINEAR, CONV = "linear 768->3072", "conv 64->64 3x3 28x28"

@@ -17,7 +17,7 @@ from scripts.gpu.record import Section
 from wattbit.energy.trial import Work
 from wattbit.execution.kernels import find_native, pack
 from wattbit.execution.kernels.cuda import CUDA_OPERATIONS
-from wattbit.execution.kernels.registry import NativeKernel
+from wattbit.execution.kernels.kernel import NativeKernel
 from wattbit.precision import PRECISIONS, Precision
 
 OFFERED = tuple(operation.precision for operation in CUDA_OPERATIONS)

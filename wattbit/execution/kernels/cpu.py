@@ -25,8 +25,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wattbit.calibration import LayerCalibration
+from wattbit.execution.kernels.kernel import Kernel
 from wattbit.execution.kernels.layer_weights import LayerWeights
-from wattbit.execution.kernels.registry import Kernel, NativeKernel
+from wattbit.execution.kernels.registry import native_kernel
 from wattbit.numerics import (
     AffineQuantizer,
     dequantize_weight,
@@ -88,26 +89,18 @@ class _Emitted:
         return self.reader.scale, self.reader.zero_point, torch.uint8, post
 
 
-def _pack_linear(layer: LayerWeights, precision: Precision, calibration: LayerCalibration) -> Kernel:
-    """A linear layer on tokens, each with a scale of its own, which is applied to what oneDNN gives."""
-    scale, codes = _weight_codes(layer, precision)
-    zero_points = torch.zeros(len(scale), dtype=torch.int64)
-    bias = torch.zeros_like(scale) if layer.bias is None else layer.bias
-    packed = torch.ops.onednn.qlinear_prepack(codes, None)
-
-    def run(x: Tensor) -> Tensor:
-        if not x.numel():
-            return layer.apply(x, layer.weight)
-        tokens = quantize_tokens(x, precision.activation_bits)
-        y = torch.ops.onednn.qlinear_pointwise(
-            tokens.codes, 1.0, tokens.zero_point, packed, scale, zero_points, None,
-            1.0, 0, torch.float32, "none", [], "",
-        )  # fmt: skip
-        return torch.addcmul(bias, y, tokens.scale).reshape(*x.shape[:-1], len(scale))
-
-    return run
+def _pack_emitting_conv(
+    layer: LayerWeights,
+    precision: Precision,
+    calibration: LayerCalibration,
+    reader: AffineQuantizer,
+    *,
+    relu: bool,
+) -> Kernel:
+    return _pack_conv(layer, precision, calibration, _Emitted(reader, relu))
 
 
+@native_kernel("onednn int8", _supports_conv, _pack_emitting_conv)
 def _pack_conv(
     layer: LayerWeights, precision: Precision, calibration: LayerCalibration, emitted: _Emitted = _Emitted()
 ) -> Kernel:
@@ -128,15 +121,25 @@ def _pack_conv(
     return run
 
 
-def _pack_emitting_conv(
-    layer: LayerWeights,
-    precision: Precision,
-    calibration: LayerCalibration,
-    reader: AffineQuantizer,
-    *,
-    relu: bool,
-) -> Kernel:
-    return _pack_conv(layer, precision, calibration, _Emitted(reader, relu))
+@native_kernel("onednn int8", _supports_linear)
+def _pack_linear(layer: LayerWeights, precision: Precision, calibration: LayerCalibration) -> Kernel:
+    """A linear layer on tokens, each with a scale of its own, which is applied to what oneDNN gives."""
+    scale, codes = _weight_codes(layer, precision)
+    zero_points = torch.zeros(len(scale), dtype=torch.int64)
+    bias = torch.zeros_like(scale) if layer.bias is None else layer.bias
+    packed = torch.ops.onednn.qlinear_prepack(codes, None)
+
+    def run(x: Tensor) -> Tensor:
+        if not x.numel():
+            return layer.apply(x, layer.weight)
+        tokens = quantize_tokens(x, precision.activation_bits)
+        y = torch.ops.onednn.qlinear_pointwise(
+            tokens.codes, 1.0, tokens.zero_point, packed, scale, zero_points, None,
+            1.0, 0, torch.float32, "none", [], "",
+        )  # fmt: skip
+        return torch.addcmul(bias, y, tokens.scale).reshape(*x.shape[:-1], len(scale))
+
+    return run
 
 
 def _weight_codes(layer: LayerWeights, precision: Precision) -> tuple[Tensor, Tensor]:
@@ -178,10 +181,3 @@ def _windows_reach_the_input(layer: LayerWeights) -> bool:
     """True if no window of a convolution lies in the padding as a whole, whatever the size of the input."""
     sides = zip(layer.padding, layer.weight.shape[2:], layer.dilation, strict=True)
     return all(padding == 0 or (dilation == 1 and padding < kernel) for padding, kernel, dilation in sides)
-
-
-CPU_KERNELS = (
-    NativeKernel("onednn int8", _supports_conv, _pack_conv, _pack_emitting_conv),
-    NativeKernel("onednn int8", _supports_linear, _pack_linear),
-)
-"""Native kernels of x86 CPUs; each layer and precision has at most one."""

@@ -1,4 +1,4 @@
-"""Native kernels of NVIDIA GPUs, and how a GPU is asked what it can run.
+"""How an NVIDIA GPU is asked which of its kernels it can run.
 
 Three questions, all of which must be answered with yes: does the layer's shape fit what torch asks of the
 operation; has the device the compute capability; and does the kernel, run once on a small layer on this very
@@ -15,19 +15,10 @@ from functools import cache
 import torch
 
 from wattbit.calibration import LayerCalibration
-from wattbit.execution.kernels.cuda_float import pack_half, pack_tf32
-from wattbit.execution.kernels.cuda_low_bit import (
-    FP8_MULTIPLE,
-    INT4_IN_MULTIPLE,
-    INT4_OUT_MULTIPLE,
-    INT8_MULTIPLE,
-    pack_fp8,
-    pack_int4_wo,
-    pack_int8,
-)
 from wattbit.execution.kernels.emulated import pack_emulated
+from wattbit.execution.kernels.kernel import Pack
 from wattbit.execution.kernels.layer_weights import LayerWeights
-from wattbit.execution.kernels.registry import NativeKernel, Pack
+from wattbit.execution.kernels.registry import AnyPack, native_kernel
 from wattbit.numerics import ActivationRange, AffineQuantizer
 from wattbit.precision import Precision, precision
 
@@ -75,6 +66,23 @@ class CudaOperation:
         return works(self, device, layer.is_conv)
 
 
+CUDA_OPERATIONS: list[CudaOperation] = []
+"""The operations of NVIDIA GPUs, one a precision."""
+
+
+def cuda_kernel(
+    precision: str, least_capability: tuple[int, int], fits: Fits
+) -> Callable[[AnyPack], AnyPack]:
+    """Register the decorated function as the ``pack`` of a `CudaOperation`; the arguments are its others."""
+
+    def register(pack: AnyPack) -> AnyPack:
+        operation = CudaOperation(precision, least_capability, fits, pack)
+        CUDA_OPERATIONS.append(operation)
+        return native_kernel(operation.name, operation.supports)(pack)
+
+    return register
+
+
 def compute_capability(device: torch.device) -> tuple[int, int]:
     """The (major, minor) capability of an NVIDIA GPU; (0, 0) where torch is built for other GPUs."""
     if torch.version.cuda is None:
@@ -119,38 +127,3 @@ def _trial(device: torch.device, is_conv: bool) -> tuple[LayerWeights, LayerCali
     span = ActivationRange(-0.5 * _TRIAL_MAGNITUDE, _TRIAL_MAGNITUDE)
     calibration = LayerCalibration(_TRIAL_MAGNITUDE, {8: AffineQuantizer.spanning(span, 8)})
     return LayerWeights(weight, bias, padding=(1, 1) if is_conv else (0, 0)), calibration, x
-
-
-def _fits_tf32(layer: LayerWeights) -> bool:
-    if not layer.is_conv:
-        return True
-    # Of convolutions only cuDNN's know TF32, and torch runs depthwise ones in float32 without cuDNN.
-    has_cudnn = bool(torch.backends.cudnn.is_available())  # type: ignore[no-untyped-call]
-    return layer.groups == 1 and has_cudnn and torch.backends.cudnn.enabled
-
-
-def _linear_multiples(out: int, width: int) -> Fits:
-    def fits(layer: LayerWeights) -> bool:
-        if layer.is_conv:
-            return False
-        rows, columns = layer.weight.shape
-        return rows > 0 and columns > 0 and rows % out == 0 and columns % width == 0
-
-    return fits
-
-
-CUDA_OPERATIONS = (
-    CudaOperation("tf32", (8, 0), _fits_tf32, pack_tf32),
-    CudaOperation("bf16", (8, 0), lambda layer: True, pack_half),
-    # Earlier devices take fp16, but without tensor cores.
-    CudaOperation("fp16", (7, 0), lambda layer: True, pack_half),
-    CudaOperation("fp8_e4m3", (8, 9), _linear_multiples(FP8_MULTIPLE, FP8_MULTIPLE), pack_fp8),
-    CudaOperation("int8", (7, 5), _linear_multiples(INT8_MULTIPLE, INT8_MULTIPLE), pack_int8),
-    CudaOperation("int4_wo", (8, 0), _linear_multiples(INT4_OUT_MULTIPLE, INT4_IN_MULTIPLE), pack_int4_wo),
-)
-"""The operations of NVIDIA GPUs, one a precision."""
-
-CUDA_KERNELS = tuple(
-    NativeKernel(operation.name, operation.supports, operation.pack) for operation in CUDA_OPERATIONS
-)
-"""Native kernels of NVIDIA GPUs."""

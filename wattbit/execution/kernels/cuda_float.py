@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wattbit.calibration import LayerCalibration
+from wattbit.execution.kernels.cuda import cuda_kernel
+from wattbit.execution.kernels.kernel import Kernel
 from wattbit.execution.kernels.layer_weights import LayerWeights
-from wattbit.execution.kernels.registry import Kernel
 from wattbit.numerics import round_float
 from wattbit.precision import Precision
 
@@ -27,27 +28,15 @@ _HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _TF32_LOCK = threading.RLock()
 
 
-def pack_half(layer: LayerWeights, precision: Precision, calibration: LayerCalibration) -> Kernel:
-    """Pack ``layer`` to run in bf16 or fp16: weight and bias are rounded once, inputs at each call."""
-    dtype = _HALVES[precision.name]
-    weight = layer.weight.to(dtype)
-    bias = None if layer.bias is None else layer.bias.to(dtype)
+def _fits_tf32(layer: LayerWeights) -> bool:
     if not layer.is_conv:
-        return lambda x: F.linear(x.to(dtype), weight, bias).to(torch.float32)
-    # Tensor cores read the channels of a pixel together; in this layout nothing has to be transposed.
-    weight = weight.contiguous(memory_format=torch.channels_last)
-    geometry = (layer.stride, layer.padding, layer.dilation, layer.groups)
-
-    def run(x: Tensor) -> Tensor:
-        images = x if x.ndim == 4 else x.unsqueeze(0)
-        layout = _layout(images)
-        half = images.to(dtype, memory_format=torch.channels_last)
-        y = F.conv2d(half, weight, bias, *geometry).to(torch.float32, memory_format=layout)
-        return y if x.ndim == 4 else y.squeeze(0)
-
-    return run
+        return True
+    # Of convolutions only cuDNN's know TF32, and torch runs depthwise ones in float32 without cuDNN.
+    has_cudnn = bool(torch.backends.cudnn.is_available())  # type: ignore[no-untyped-call]
+    return layer.groups == 1 and has_cudnn and torch.backends.cudnn.enabled
 
 
+@cuda_kernel("tf32", (8, 0), _fits_tf32)
 def pack_tf32(layer: LayerWeights, precision: Precision, calibration: LayerCalibration) -> Kernel:
     """Pack ``layer`` to run in TF32: the weight is rounded once, inputs by the hardware as it reads them."""
     weight = round_float(layer.weight, "tf32")
@@ -69,6 +58,30 @@ def pack_tf32(layer: LayerWeights, precision: Precision, calibration: LayerCalib
         return y if x.ndim == 4 else y.squeeze(0)
 
     return run_conv
+
+
+# Earlier devices take fp16, but without tensor cores.
+@cuda_kernel("fp16", (7, 0), lambda layer: True)
+@cuda_kernel("bf16", (8, 0), lambda layer: True)
+def pack_half(layer: LayerWeights, precision: Precision, calibration: LayerCalibration) -> Kernel:
+    """Pack ``layer`` to run in bf16 or fp16: weight and bias are rounded once, inputs at each call."""
+    dtype = _HALVES[precision.name]
+    weight = layer.weight.to(dtype)
+    bias = None if layer.bias is None else layer.bias.to(dtype)
+    if not layer.is_conv:
+        return lambda x: F.linear(x.to(dtype), weight, bias).to(torch.float32)
+    # Tensor cores read the channels of a pixel together; in this layout nothing has to be transposed.
+    weight = weight.contiguous(memory_format=torch.channels_last)
+    geometry = (layer.stride, layer.padding, layer.dilation, layer.groups)
+
+    def run(x: Tensor) -> Tensor:
+        images = x if x.ndim == 4 else x.unsqueeze(0)
+        layout = _layout(images)
+        half = images.to(dtype, memory_format=torch.channels_last)
+        y = F.conv2d(half, weight, bias, *geometry).to(torch.float32, memory_format=layout)
+        return y if x.ndim == 4 else y.squeeze(0)
+
+    return run
 
 
 @contextmanager

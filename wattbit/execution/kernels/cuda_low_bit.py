@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from wattbit.calibration import LayerCalibration
+from wattbit.execution.kernels.cuda import Fits, cuda_kernel
+from wattbit.execution.kernels.kernel import Kernel
 from wattbit.execution.kernels.layer_weights import LayerWeights
-from wattbit.execution.kernels.registry import Kernel
 from wattbit.numerics import (
     TokenCodes,
     fp8_activation_scale,
@@ -58,28 +59,17 @@ _INT4_INNER_TILES = (8, 4, 2)
 _INT4_OFFSET = 8  # the code of weight 0
 
 
-def pack_int8(
-    layer: LayerWeights,
-    precision: Precision,
-    calibration: LayerCalibration,
-    product: Int8Product = torch._int_mm,
-) -> Kernel:
-    """Pack a linear ``layer`` for int8 products, with an activation scale for each token.
+def _linear_multiples(out: int, width: int) -> Fits:
+    def fits(layer: LayerWeights) -> bool:
+        if layer.is_conv:
+            return False
+        rows, columns = layer.weight.shape
+        return rows > 0 and columns > 0 and rows % out == 0 and columns % width == 0
 
-    A token that holds a value that is not finite has a scale of NaN, and so has its output.
-    """
-    scale = integer_weight_scale(layer.weight, precision.weight_bits)
-    columns = quantize_weight(layer.weight, scale, precision.weight_bits).contiguous().t()
-    bias = torch.zeros_like(scale) if layer.bias is None else layer.bias
-
-    def run(x: Tensor) -> Tensor:
-        tokens = quantize_tokens(x, precision.activation_bits)
-        total = product(_signed_codes(tokens), columns)[: len(tokens.codes)]
-        return torch.addcmul(bias, total * scale, tokens.scale).reshape(*x.shape[:-1], len(scale))
-
-    return _unless_empty(run, layer)
+    return fits
 
 
+@cuda_kernel("fp8_e4m3", (8, 9), _linear_multiples(FP8_MULTIPLE, FP8_MULTIPLE))
 def pack_fp8(
     layer: LayerWeights,
     precision: Precision,
@@ -102,6 +92,30 @@ def pack_fp8(
     return _unless_empty(run, layer)
 
 
+@cuda_kernel("int8", (7, 5), _linear_multiples(INT8_MULTIPLE, INT8_MULTIPLE))
+def pack_int8(
+    layer: LayerWeights,
+    precision: Precision,
+    calibration: LayerCalibration,
+    product: Int8Product = torch._int_mm,
+) -> Kernel:
+    """Pack a linear ``layer`` for int8 products, with an activation scale for each token.
+
+    A token that holds a value that is not finite has a scale of NaN, and so has its output.
+    """
+    scale = integer_weight_scale(layer.weight, precision.weight_bits)
+    columns = quantize_weight(layer.weight, scale, precision.weight_bits).contiguous().t()
+    bias = torch.zeros_like(scale) if layer.bias is None else layer.bias
+
+    def run(x: Tensor) -> Tensor:
+        tokens = quantize_tokens(x, precision.activation_bits)
+        total = product(_signed_codes(tokens), columns)[: len(tokens.codes)]
+        return torch.addcmul(bias, total * scale, tokens.scale).reshape(*x.shape[:-1], len(scale))
+
+    return _unless_empty(run, layer)
+
+
+@cuda_kernel("int4_wo", (8, 0), _linear_multiples(INT4_OUT_MULTIPLE, INT4_IN_MULTIPLE))
 def pack_int4_wo(
     layer: LayerWeights,
     precision: Precision,

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wattbit.calibration import LayerCalibration
+from wattbit.execution.kernels.kernel import Kernel
 from wattbit.execution.kernels.layer_weights import LayerWeights
-from wattbit.execution.kernels.registry import Kernel
 from wattbit.numerics import (
     LEAST_TOKEN_BITS,
     dequantize_weight,
