@@ -14,7 +14,7 @@ from envs.evaluators.evaluator import Outcome
 from envs.evaluators.plan_evaluator import correct
 from wattbit.execution.switchable import SwitchableModel
 from wattbit.guardrail import Guardrail
-from wattbit.judging.certificate import Candidate, Judgement, certify_sequence, judge
+from wattbit.judging.certificate import CandidatePlan, Judgement, certify_sequence, judge
 from wattbit.judging.noninferiority import PairedCounts, lower_bound_pp, score_z, upper_bound_pp
 from wattbit.model_inputs import Inputs
 from wattbit.plan import PrecisionPlan
@@ -131,7 +131,7 @@ def certify_tolerance(
     judgements = certify_sequence(
         held_out.reference,
         [
-            Candidate(
+            CandidatePlan(
                 plan_id=o.plan.plan_id,
                 outcomes=held_out.correct(o.plan),
                 latency_ms=o.latency_ms,

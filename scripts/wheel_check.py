@@ -49,7 +49,7 @@ def make(folder: Path) -> None:
     from wattbit.calibration import calibration_to_json
     from wattbit.energy.device_model import DeviceModel
     from wattbit.guardrail import Guardrail
-    from wattbit.judging.certificate import Candidate, Certificate, certify_sequence
+    from wattbit.judging.certificate import CandidatePlan, Certificate, certify_sequence
     from wattbit.profiling.layer_costs import ModelledCost
     from wattbit.serving.bundle import BundledPlan, save_bundle
     from wattbit.storage.fingerprint import model_fingerprint, tensors_sha256
@@ -65,7 +65,7 @@ def make(folder: Path) -> None:
         agrees = (model.logits([x], plan).argmax(1) == labels).numpy()
         calibration = calibration_to_json(model.calibration)
     judgements = certify_sequence(
-        (labels == labels).numpy(), [Candidate(plan.plan_id, agrees)], labels.numpy(), guardrail
+        (labels == labels).numpy(), [CandidatePlan(plan.plan_id, agrees)], labels.numpy(), guardrail
     )
     energy_j = profile.plan_energy_j(plan)
     bundled = BundledPlan(
@@ -92,7 +92,7 @@ def run(folder: Path) -> None:
             logits = runtime(x)
         restored = torch.equal(net(x), expected)
     agreement = float((logits.argmax(1) == expected.argmax(1)).double().mean())
-    saved_j = runtime.counters.energy_saved_j
+    saved_j = runtime.stats.energy_saved_j
     print(
         f"plan {dict(plan)}, agreement {agreement:.4f}, {saved_j:.3g} J saved (modelled), restored {restored}"
     )

@@ -13,7 +13,7 @@ from outcomes import ONE_PP, outcomes
 
 from wattbit.errors import BundleError
 from wattbit.guardrail import Guardrail
-from wattbit.judging.certificate import Candidate, Certificate, certify_sequence
+from wattbit.judging.certificate import CandidatePlan, Certificate, certify_sequence
 
 # --- The document ------------------------------------------------------------------------------------------
 
@@ -24,9 +24,9 @@ def certificate() -> Certificate:
     guardrail = Guardrail(1.0, per_class_pp={1: 2.5}, max_latency_ms=5.0)
     labels = np.arange(5000) % 2
     plans = [
-        Candidate("aa", good, latency_ms=1.5),
-        Candidate("bb", bad, latency_ms=1.0),
-        Candidate("cc", good, latency_ms=7.0),
+        CandidatePlan("aa", good, latency_ms=1.5),
+        CandidatePlan("bb", bad, latency_ms=1.0),
+        CandidatePlan("cc", good, latency_ms=7.0),
     ]
     return Certificate(
         guardrail=guardrail,

@@ -10,7 +10,7 @@ from outcomes import ONE_PP, outcomes
 
 from wattbit.errors import PlanError
 from wattbit.guardrail import Guardrail
-from wattbit.judging.certificate import Candidate, Judgement, certify_sequence
+from wattbit.judging.certificate import CandidatePlan, Judgement, certify_sequence
 from wattbit.judging.noninferiority import PairedCounts, accepts
 
 
@@ -18,7 +18,7 @@ def test_testing_stops_at_the_first_plan_that_does_not_pass() -> None:
     reference, good = outcomes(5000, 5, 5)
     _, bad = outcomes(5000, 100, 0)
     judgements = certify_sequence(
-        reference, [Candidate("a", good), Candidate("b", bad), Candidate("c", good)], None, ONE_PP
+        reference, [CandidatePlan("a", good), CandidatePlan("b", bad), CandidatePlan("c", good)], None, ONE_PP
     )
     assert list(judgements) == ["a", "b", "c"]
     assert [judgement.verdict for judgement in judgements.values()] == ["pass", "fail", "inconclusive"]
@@ -29,7 +29,7 @@ def test_testing_stops_at_the_first_plan_that_does_not_pass() -> None:
 
 def test_a_plan_set_aside_for_a_hard_limit_does_not_end_the_sequence() -> None:
     reference, good = outcomes(5000, 5, 5)
-    candidates = [Candidate("slow", good, latency_ms=9.0), Candidate("fast", good, latency_ms=1.0)]
+    candidates = [CandidatePlan("slow", good, latency_ms=9.0), CandidatePlan("fast", good, latency_ms=1.0)]
     judgements = certify_sequence(reference, candidates, None, Guardrail(1.0, max_latency_ms=5.0))
     assert judgements["slow"].verdict == "fail"
     assert judgements["slow"].samples == 0
@@ -38,7 +38,10 @@ def test_a_plan_set_aside_for_a_hard_limit_does_not_end_the_sequence() -> None:
 
 def test_each_plan_may_have_a_tolerance_of_its_own() -> None:
     reference, plan = outcomes(5000, 50, 10)  # A drop of 0.8 pp.
-    candidates = [Candidate("loose", plan, tolerance_pp=2.0), Candidate("tight", plan, tolerance_pp=0.5)]
+    candidates = [
+        CandidatePlan("loose", plan, tolerance_pp=2.0),
+        CandidatePlan("tight", plan, tolerance_pp=0.5),
+    ]
     judgements = certify_sequence(reference, candidates, None, ONE_PP)
     assert (judgements["loose"].verdict, judgements["loose"].tolerance_pp) == ("pass", 2.0)
     assert (judgements["tight"].verdict, judgements["tight"].tolerance_pp) == ("fail", 0.5)
@@ -47,7 +50,7 @@ def test_each_plan_may_have_a_tolerance_of_its_own() -> None:
 def test_a_plan_twice_in_a_sequence_is_refused() -> None:
     reference, plan = outcomes(500, 0, 0)
     with pytest.raises(PlanError, match="twice"):
-        certify_sequence(reference, [Candidate("a", plan), Candidate("a", plan)], None, ONE_PP)
+        certify_sequence(reference, [CandidatePlan("a", plan), CandidatePlan("a", plan)], None, ONE_PP)
 
 
 def test_the_chance_of_any_false_pass_is_alpha_though_many_plans_are_tested() -> None:
@@ -58,7 +61,7 @@ def test_the_chance_of_any_false_pass_is_alpha_though_many_plans_are_tested() ->
     guardrail = Guardrail(5.0)
     runs, in_sequence, one_by_one = 300, 0, 0
     for _ in range(runs):
-        plans = [Candidate(str(index), rng.random(400) >= 0.05) for index in range(8)]
+        plans = [CandidatePlan(str(index), rng.random(400) >= 0.05) for index in range(8)]
         judgements = certify_sequence(reference, plans, None, guardrail)
         in_sequence += any(judgement.verdict == "pass" for judgement in judgements.values())
         one_by_one += any(

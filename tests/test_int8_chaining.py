@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from wattbit.execution.discovery import find_layers, foldable
-from wattbit.execution.int8_chaining import Link, find_links
+from wattbit.execution.int8_chaining import Int8Chain, find_chains
 from wattbit.execution.kernels.cpu import has_vnni
 from wattbit.execution.switchable import SwitchableModel
 from wattbit.plan import PrecisionPlan
@@ -39,19 +39,19 @@ def net() -> Net:
         return Net().eval()
 
 
-def names(model: nn.Module) -> dict[tuple[str, str], Link]:
+def names(model: nn.Module) -> dict[tuple[str, str], Int8Chain]:
     x = tiny.images(4)
     found = foldable(model, x, find_layers(model, x))
-    links = find_links(model, x, found)
-    return {(found[link.producer].shape.name, found[link.consumer].shape.name): link for link in links}
+    chains = find_chains(model, x, found)
+    return {(found[chain.producer].shape.name, found[chain.consumer].shape.name): chain for chain in chains}
 
 
-def test_only_what_nobody_else_reads_is_linked() -> None:
+def test_only_what_nobody_else_reads_is_chained() -> None:
     model = net()
-    links = names(model)
+    chains = names(model)
     # relu2 is read by conv3 and the sum, conv3 by the sum, conv4 by a flatten.
-    assert list(links) == [("conv1", "conv2")]
-    assert links["conv1", "conv2"].relu is model.relu1
+    assert list(chains) == [("conv1", "conv2")]
+    assert chains["conv1", "conv2"].relu is model.relu1
 
 
 def test_looking_for_links_leaves_the_model_as_it_was() -> None:
@@ -62,7 +62,7 @@ def test_looking_for_links_leaves_the_model_as_it_was() -> None:
     assert not any("forward" in module.__dict__ for module in model.modules())
 
 
-def test_linked_layers_answer_as_emulated_ones() -> None:
+def test_chained_layers_answer_as_emulated_ones() -> None:
     x = tiny.images(64)
     logits = []
     for native in (True, False):
@@ -74,7 +74,7 @@ def test_linked_layers_answer_as_emulated_ones() -> None:
     assert torch.equal(native_logits.argmax(1), emulated.argmax(1))
 
 
-def test_between_linked_layers_the_values_are_codes_and_elsewhere_floats() -> None:
+def test_between_chained_layers_the_values_are_codes_and_elsewhere_floats() -> None:
     model, x = net(), tiny.images(8)
     seen: dict[str, torch.dtype] = {}
     with SwitchableModel(model, x[:2], ["int8", "int4"]) as switchable:
@@ -90,7 +90,7 @@ def test_between_linked_layers_the_values_are_codes_and_elsewhere_floats() -> No
         assert seen["relu1"] == torch.float32
 
 
-def test_a_nan_passes_through_linked_layers_and_is_seen() -> None:
+def test_a_nan_passes_through_chained_layers_and_is_seen() -> None:
     x = tiny.images(8)
     with SwitchableModel(net(), x[:2], ["int8"]) as model:
         model.calibrate([x])

@@ -25,7 +25,7 @@ from workloads.sentiment_net import EncoderSize, SentimentNet
 
 
 class ResidualNet(nn.Module):
-    """Linked convolutions with shortcuts, one layer that runs several times, and ReLUs that work in place."""
+    """Chained convolutions with shortcuts, a layer that runs several times, and ReLUs that work in place."""
 
     def __init__(self, blocks: int, repeats: int) -> None:
         super().__init__()
@@ -151,8 +151,8 @@ def test_a_layer_that_writes_codes_for_the_next_is_not_taken_for_one_that_does_n
     x = torch.randn(16, 1, 8, 8)
     net(x)
     with attached(net, x, ("fp32", "bf16", "int8")) as model:
-        linked = PrecisionPlan.uniform(model.layer_names, "int8")
-        plans = [linked, linked.replace(**{"2": "bf16"}), linked.replace(**{"2": "fp32"})]
+        chained = PrecisionPlan.uniform(model.layer_names, "int8")
+        plans = [chained, chained.replace(**{"2": "bf16"}), chained.replace(**{"2": "fp32"})]
         assert_exact(model, PrefixSharing(model, x), [x], plans)
 
 

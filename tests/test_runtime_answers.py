@@ -51,7 +51,7 @@ def test_without_a_fitting_plan_the_reference_runs_bit_for_bit(
     runtime = make_runtime(tolerance_pp=0.1, shadow_share=1.0)
     assert same(runtime(X), reference_answer)
     assert runtime.plan == runtime.decision.plan
-    assert runtime.counters == RuntimeStats(samples=16)
+    assert runtime.stats == RuntimeStats(samples=16)
 
 
 def test_an_output_is_of_the_same_kind_as_the_model_s(make_runtime: MakeRuntime) -> None:
@@ -75,7 +75,7 @@ def test_batches_of_one_and_of_none_are_answered(
     assert unpatched(runtime._model)
     torch.testing.assert_close(runtime(X[:1]).detach(), quantized_answer[:1], atol=1e-4, rtol=1e-4)
     assert runtime(X[:0]).shape == (0, tiny.CLASSES)
-    assert runtime.counters.samples == 1
+    assert runtime.stats.samples == 1
 
 
 def test_a_call_that_does_not_fit_the_model_raises_what_the_model_raises_and_is_not_the_plan_s_fault(
@@ -88,7 +88,7 @@ def test_a_call_that_does_not_fit_the_model_raises_what_the_model_raises_and_is_
             runtime(bad)
     with pytest.raises(TypeError):
         runtime(X, colour="blue")
-    assert runtime.counters.rollbacks == 0
+    assert runtime.stats.rollbacks == 0
 
 
 def test_a_call_without_inputs_is_refused_in_one_line(make_runtime: MakeRuntime) -> None:
@@ -107,8 +107,8 @@ def test_saved_energy_is_counted_by_sample(make_runtime: MakeRuntime, bundle: Co
     for size in (16, 5, 1):
         runtime(X[:size])
     saved_j = bundle.profile.reference_energy_j - bundle.plans[1].energy_j
-    assert runtime.counters.samples == 22
-    assert runtime.counters.energy_saved_j == pytest.approx(22 * saved_j)
+    assert runtime.stats.samples == 22
+    assert runtime.stats.energy_saved_j == pytest.approx(22 * saved_j)
     assert saved_j > 0
 
 

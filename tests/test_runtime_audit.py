@@ -24,7 +24,7 @@ def test_the_audit_log_tells_the_story_and_verifies(
     runtime = make_runtime(audit_path=str(path))
     for _ in range(3):
         runtime(X)
-    saved_j = runtime.counters.energy_saved_j
+    saved_j = runtime.stats.energy_saved_j
     runtime.close()
     assert verify(path).ok
     load, energy = events(path)
@@ -79,7 +79,7 @@ def test_a_log_that_fails_at_load_keeps_the_plan_from_running(
     break_log(monkeypatch, 0)
     for _ in range(3):
         assert same(runtime(X), reference_answer)
-    assert (runtime.counters.samples, runtime.counters.rollbacks) == (48, 1)
+    assert (runtime.stats.samples, runtime.stats.rollbacks) == (48, 1)
 
 
 def test_a_log_that_fails_later_does_not_break_inference_but_leads_to_the_reference(
@@ -95,7 +95,7 @@ def test_a_log_that_fails_later_does_not_break_inference_but_leads_to_the_refere
         broken, "run", lambda batch, plan: run(batch, plan) * (1 if plan == runtime._reference else torch.nan)
     )
     assert same(runtime(X), reference_answer)  # run again, which cannot be logged
-    assert runtime.counters.rollbacks == 1
+    assert runtime.stats.rollbacks == 1
     assert same(runtime(X), reference_answer)
     with pytest.raises(
         AuditError, match="the audit log failed, so the reference stays; load the runtime again"

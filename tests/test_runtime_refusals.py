@@ -102,8 +102,8 @@ def test_energy_measured_on_a_native_kernel_is_not_claimed_without_it(
     monkeypatch.setattr(cpu, "has_vnni", lambda: False)
     with PrecisionRuntime(PrecisionController(measured), conv_model, tolerance_pp=TOLERANCE_PP) as runtime:
         assert same(runtime(X), reference_answer)
-        assert runtime.counters.rollbacks == 1
-        assert runtime.counters.energy_saved_j == 0.0
+        assert runtime.stats.rollbacks == 1
+        assert runtime.stats.energy_saved_j == 0.0
 
 
 def test_measured_energy_holds_where_every_layer_has_its_kernel(

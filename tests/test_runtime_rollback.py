@@ -42,9 +42,9 @@ def test_an_output_that_is_not_finite_is_run_again_at_the_reference(
     runtime = make_runtime(audit_path=tmp_path / "audit.jsonl")
     for _ in range(2):
         assert same(runtime(X), reference_answer)
-    counters = runtime.counters
-    assert (counters.samples, counters.reruns, counters.rollbacks) == (32, 2, 0)
-    assert counters.energy_saved_j == pytest.approx(-32 * bundle.plans[1].energy_j)
+    stats = runtime.stats
+    assert (stats.samples, stats.reruns, stats.rollbacks) == (32, 2, 0)
+    assert stats.energy_saved_j == pytest.approx(-32 * bundle.plans[1].energy_j)
     runtime.close()
     reruns = [event for event in events(tmp_path / "audit.jsonl") if event["event"] == "re-run"]
     assert [event["payload"]["samples"] for event in reruns] == [16, 16]
@@ -69,7 +69,7 @@ def test_a_plan_that_fails_is_replaced_by_the_reference(
     runtime = make_runtime(audit_path=tmp_path / "audit.jsonl")
     for _ in range(2):
         assert same(runtime(X), reference_answer)
-    assert (runtime.counters.reruns, runtime.counters.rollbacks) == (1, 1)
+    assert (runtime.stats.reruns, runtime.stats.rollbacks) == (1, 1)
     assert runtime.plan == runtime._reference
     rollback = events(tmp_path / "audit.jsonl")[-1]
     assert rollback["event"] == "rollback"
@@ -82,16 +82,16 @@ def test_disagreement_in_the_shadow_rolls_back(
     broken_kernels(monkeypatch, lambda y: y.roll(1, -1))
     runtime = make_runtime(shadow_share=1.0, audit_path=tmp_path / "audit.jsonl")
     batches = 0
-    while not runtime.counters.rollbacks:
+    while not runtime.stats.rollbacks:
         assert same(runtime(X), reference_answer)  # a shadowed batch gets the better answer
         batches += 1
         assert batches < 50
-    counters = runtime.counters
-    assert counters.shadow_samples == counters.samples == 16 * batches
-    assert counters.disagreements > 0.007 * counters.samples
-    assert counters.energy_saved_j < 0
+    stats = runtime.stats
+    assert stats.shadow_samples == stats.samples == 16 * batches
+    assert stats.disagreements > 0.007 * stats.samples
+    assert stats.energy_saved_j < 0
     assert same(runtime(X), reference_answer)
-    assert runtime.counters.shadow_samples == counters.shadow_samples
+    assert runtime.stats.shadow_samples == stats.shadow_samples
     record = events(tmp_path / "audit.jsonl")[-1]
     assert record["payload"]["reason"] == "disagreement with the reference is above 0.7 pp"
     assert record["payload"]["layers_changed"] == ["stem", "depthwise", "pointwise", "head"]
@@ -103,11 +103,11 @@ def test_a_plan_that_agrees_goes_on_running(
     runtime = make_runtime(shadow_share=0.25)
     for _ in range(40):
         runtime(X)
-    counters = runtime.counters
-    assert (counters.shadow_samples, counters.disagreements, counters.rollbacks) == (160, 0, 0)
+    stats = runtime.stats
+    assert (stats.shadow_samples, stats.disagreements, stats.rollbacks) == (160, 0, 0)
     saved_j = 40 * 16 * (bundle.profile.reference_energy_j - bundle.plans[1].energy_j)
     shadows_j = 10 * 16 * bundle.profile.reference_energy_j
-    assert counters.energy_saved_j == pytest.approx(saved_j - shadows_j)
+    assert stats.energy_saved_j == pytest.approx(saved_j - shadows_j)
 
 
 @pytest.mark.parametrize("failing", ["observe", "due"])
@@ -126,9 +126,9 @@ def test_a_monitor_that_fails_leads_to_the_reference(
     monkeypatch.setattr(runtime._watch, failing, fail)
     first = runtime(X)
     assert same(first, quantized_answer) or same(first, reference_answer)
-    assert runtime.counters.rollbacks == 1
+    assert runtime.stats.rollbacks == 1
     assert same(runtime(X), reference_answer)
-    assert runtime.counters.samples == 32
+    assert runtime.stats.samples == 32
 
 
 def test_a_shadow_run_that_fails_leads_to_the_reference_and_the_answer_is_kept(
@@ -144,7 +144,7 @@ def test_a_shadow_run_that_fails_leads_to_the_reference_and_the_answer_is_kept(
 
     monkeypatch.setattr(SwitchableModel, "run", fails_at_reference)
     assert same(runtime(X), quantized_answer)
-    assert runtime.counters.rollbacks == 1
+    assert runtime.stats.rollbacks == 1
 
 
 def test_the_operator_rolls_back_and_restores(
@@ -156,7 +156,7 @@ def test_the_operator_rolls_back_and_restores(
     runtime.rollback("maintenance")
     runtime.rollback("maintenance, again")
     assert same(runtime(X), reference_answer)
-    assert runtime.counters.rollbacks == 1
+    assert runtime.stats.rollbacks == 1
     runtime.restore()
     assert same(runtime(X), quantized_answer)
     runtime.close()
@@ -174,7 +174,7 @@ def test_evidence_is_fresh_after_a_restoration(
     runtime.rollback("a test")
     runtime.restore()
     runtime(X)
-    assert runtime.counters.rollbacks == 1
+    assert runtime.stats.rollbacks == 1
 
 
 def test_rollbacks_are_logged_for_people(make_runtime: MakeRuntime, caplog: pytest.LogCaptureFixture) -> None:

@@ -29,7 +29,7 @@ def test_threads_that_come_together_attach_once_and_get_right_answers(
 
     with ThreadPoolExecutor(6) as pool:
         assert all(pool.map(serve, range(6)))
-    assert runtime.counters.samples == 6 * 10 * 16
+    assert runtime.stats.samples == 6 * 10 * 16
     runtime.close()
     assert [event["event"] for event in events(tmp_path / "audit.jsonl")] == ["load", "energy"]
 
@@ -65,6 +65,6 @@ def test_rollbacks_restorations_and_closing_under_load_never_give_a_wrong_answer
         thread.join(20.0)
     assert len(refused) == 4
     assert all(same(answer, quantized_answer) or same(answer, reference_answer) for answer in answers)
-    assert runtime.counters.samples == 16 * len(answers)
+    assert runtime.stats.samples == 16 * len(answers)
     assert unpatched(runtime._model)
     assert verify(path).ok

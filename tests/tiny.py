@@ -16,7 +16,7 @@ from wattbit.energy.device_model import DeviceModel
 from wattbit.execution.switchable import SwitchableModel
 from wattbit.features import FeatureEncoder
 from wattbit.guardrail import Guardrail
-from wattbit.judging.certificate import Candidate, Certificate, certify_sequence
+from wattbit.judging.certificate import CandidatePlan, Certificate, certify_sequence
 from wattbit.plan import PrecisionPlan
 from wattbit.policy import MLPPolicy
 from wattbit.profile import ModelProfile
@@ -172,7 +172,7 @@ def random_policy(profile: ModelProfile, hidden: int = 8, seed: int = 0) -> MLPP
 
 def _certified(profile, plan, agrees, tolerance_pp, labels):
     judgements = certify_sequence(
-        np.ones_like(agrees), [Candidate(plan.plan_id, agrees)], labels, Guardrail(tolerance_pp)
+        np.ones_like(agrees), [CandidatePlan(plan.plan_id, agrees)], labels, Guardrail(tolerance_pp)
     )
     energy_j = profile.plan_energy_j(plan)
     record = BundledPlan(

@@ -29,7 +29,7 @@ Memo = dict[tuple[int, int], Values]
 class PlanTree:
     """Runs all plans of an attached, calibrated model.
 
-    The kernel of a layer must not depend on its neighbours' precisions, as linked native kernels do: attach
+    The kernel of a layer must not depend on its neighbours' precisions, as chained native kernels do: attach
     the model with ``native=False``.
 
     Args:

@@ -52,15 +52,15 @@ class _Produced:
         self._known: dict[int, tuple[weakref.ref[Tensor], int | None, nn.Module]] = {}
 
     def add(self, y: Tensor, module: nn.Module) -> None:
-        self._known[id(y)] = (weakref.ref(y), _version(y), module)
+        self._known[id(y)] = (weakref.ref(y), write_count(y), module)
 
     def source(self, x: Tensor) -> nn.Module | None:
         """The convolution whose output ``x`` is, as it came out of it; None if it is no such thing."""
         known = self._known.get(id(x))
-        return known[2] if known and known[0]() is x and known[1] == _version(x) else None
+        return known[2] if known and known[0]() is x and known[1] == write_count(x) else None
 
 
-def _version(tensor: Tensor) -> int | None:
+def write_count(tensor: Tensor) -> int | None:
     """Counts the writes into a tensor; None where torch does not count."""
     return None if tensor.is_inference() else tensor._version
 

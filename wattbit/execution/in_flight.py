@@ -18,7 +18,7 @@ Watch = Callable[[int, Tensor], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class InFlightBatch:
     """What a batch holds on to: its kernels, and who watches it."""
 
     kernels: Kernels
@@ -31,19 +31,19 @@ class InFlightBatches:
     def __init__(self) -> None:
         self._local = threading.local()
         # Asked for by every layer of every batch, so without a Python function of its own.
-        self._current: Callable[[], Batch | None] = partial(getattr, self._local, "held", None)
+        self._current: Callable[[], InFlightBatch | None] = partial(getattr, self._local, "held", None)
         self._count = 0
         self._closing = self._closed = False
         # Re-entrant, so that a signal handler that detaches cannot wait for its own thread.
         self._idle = threading.Condition(threading.RLock())
 
     @property
-    def current(self) -> Callable[[], Batch | None]:
+    def current(self) -> Callable[[], InFlightBatch | None]:
         """Call it for what the batch under way in the calling thread holds; None if there is none."""
         return self._current
 
     @contextmanager
-    def holding(self, held: Batch, *, or_after_stop: bool = False) -> Iterator[None]:
+    def holding(self, held: InFlightBatch, *, or_after_stop: bool = False) -> Iterator[None]:
         """Run one batch in this thread that holds ``held``; batches may nest.
 
         Args:

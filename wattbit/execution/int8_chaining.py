@@ -22,7 +22,7 @@ from wattbit.model_inputs import Inputs, call_model, logits_of
 
 
 @dataclass(frozen=True, slots=True)
-class Link:
+class Int8Chain:
     """Layer ``producer`` feeds layer ``consumer`` (indices in execution order) and nothing else.
 
     Attributes:
@@ -42,8 +42,8 @@ class Link:
 
 
 @torch.no_grad()
-def find_links(model: nn.Module, example: Inputs, found: Sequence[FoundLayer]) -> tuple[Link, ...]:
-    """Run ``example`` and return the links between ``found`` layers, in execution order.
+def find_chains(model: nn.Module, example: Inputs, found: Sequence[FoundLayer]) -> tuple[Int8Chain, ...]:
+    """Run ``example`` and return the chains between ``found`` layers, in execution order.
 
     Args:
         model: The model, in eval mode.
@@ -52,20 +52,22 @@ def find_links(model: nn.Module, example: Inputs, found: Sequence[FoundLayer]) -
     """
     candidates = _candidates(model, example, found)
     expected = logits_of(call_model(model, example))
-    return tuple(link for link in candidates if torch.equal(_poisoned(model, example, found, link), expected))
+    return tuple(
+        chain for chain in candidates if torch.equal(_poisoned(model, example, found, chain), expected)
+    )
 
 
-def _candidates(model: nn.Module, example: Inputs, found: Sequence[FoundLayer]) -> list[Link]:
+def _candidates(model: nn.Module, example: Inputs, found: Sequence[FoundLayer]) -> list[Int8Chain]:
     # Tensors are kept as long as the example runs, so that no identity is used twice.
     written: dict[int, tuple[Tensor, int, nn.ReLU | None]] = {}
-    reads: list[Link] = []
+    reads: list[Int8Chain] = []
     calls: Counter[nn.Module] = Counter()
 
     def layer(index: int, original: Any) -> Any:
         def forward(input: Tensor) -> Any:  # noqa: A002 - callers may give it by this name
             if id(input) in written:
                 _, producer, relu = written[id(input)]
-                reads.append(Link(producer, index, relu))
+                reads.append(Int8Chain(producer, index, relu))
             calls[found[index].module] += 1
             y = original(input)
             written[id(y)] = (y, index, None)
@@ -97,19 +99,19 @@ def _candidates(model: nn.Module, example: Inputs, found: Sequence[FoundLayer]) 
         call_model(model, example)
     finally:
         patches.undo()
-    producers = Counter(link.producer for link in reads)
+    producers = Counter(chain.producer for chain in reads)
 
-    def once(link: Link) -> bool:
-        modules = [found[link.producer].module, found[link.consumer].module, link.relu]
-        return producers[link.producer] == 1 and all(calls[m] == 1 for m in modules if m is not None)
+    def once(chain: Int8Chain) -> bool:
+        modules = [found[chain.producer].module, found[chain.consumer].module, chain.relu]
+        return producers[chain.producer] == 1 and all(calls[m] == 1 for m in modules if m is not None)
 
-    return sorted((link for link in reads if once(link)), key=lambda link: link.producer)
+    return sorted((chain for chain in reads if once(chain)), key=lambda chain: chain.producer)
 
 
-def _poisoned(model: nn.Module, example: Inputs, found: Sequence[FoundLayer], link: Link) -> Tensor:
+def _poisoned(model: nn.Module, example: Inputs, found: Sequence[FoundLayer], chain: Int8Chain) -> Tensor:
     """The model's output when only the consumer is shown what lies between the two layers."""
-    producer, consumer = found[link.producer], found[link.consumer]
-    last = link.relu or producer.batch_norm or producer.module
+    producer, consumer = found[chain.producer], found[chain.consumer]
+    last = chain.relu or producer.batch_norm or producer.module
     shown: list[Tensor] = []
 
     def hide(original: Any) -> Any:

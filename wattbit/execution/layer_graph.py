@@ -1,7 +1,7 @@
 """A model's forward pass as steps, which can be begun at any switchable layer with values kept from before.
 
 The model is traced with `torch.fx`: a switchable layer is one step, and so is every module that holds none.
-The steps call the model's own modules: kernels, folded BatchNorms, links and hooks do what they always do.
+The steps call the model's own modules, so kernels, folded BatchNorms, chained layers and hooks work as ever.
 """
 
 from __future__ import annotations

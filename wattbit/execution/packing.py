@@ -9,7 +9,7 @@ import torch
 
 from wattbit.calibration import Calibration, LayerCalibration, integer_widths
 from wattbit.errors import ModelError, PrecisionError
-from wattbit.execution.int8_chaining import Link
+from wattbit.execution.int8_chaining import Int8Chain
 from wattbit.execution.kernels import LayerWeights, PackedKernel, find_native, pack
 from wattbit.plan import PrecisionPlan
 from wattbit.precision import Precision, precision
@@ -30,8 +30,8 @@ class PackedLayers:
         weights: The weights of each layer, by layer name, in execution order.
         precisions: The precisions on offer.
         native: Use native kernels where the device has them.
-        links: Layers that only one other layer reads: where one native kernel runs both, the first writes its
-            output in the codes of the second.
+        chains: Layers that only one other layer reads. Where one native kernel runs both, the first writes
+            its output in the codes of the second.
     """
 
     def __init__(
@@ -40,10 +40,10 @@ class PackedLayers:
         precisions: Sequence[Precision],
         *,
         native: bool,
-        links: Sequence[Link] = (),
+        chains: Sequence[Int8Chain] = (),
     ) -> None:
-        self._links = tuple(links)
-        self._linked: dict[tuple[Link, str, str], PackedKernel | None] = {}
+        self._chains = tuple(chains)
+        self._chained: dict[tuple[Int8Chain, str, str], PackedKernel | None] = {}
         self._weights = dict(weights)
         self._names = tuple(weights)
         self._precisions = tuple(precisions)
@@ -77,14 +77,14 @@ class PackedLayers:
         with self._lock:
             self._calibration = {name: calibration[name] for name in self._names}
             self._packed.clear()
-            self._linked.clear()
+            self._chained.clear()
             self._plans.clear()
 
     def drop(self) -> None:
         """Free what is packed; what is used again is packed again."""
         with self._lock:
             self._packed.clear()
-            self._linked.clear()
+            self._chained.clear()
             self._plans.clear()
 
     def kernels(self, plan: PrecisionPlan) -> Kernels:
@@ -103,9 +103,9 @@ class PackedLayers:
                     None if name == REFERENCE else self._pack_once(layer, name)
                     for layer, name in ordered.items()
                 ]
-                for link in self._links:
-                    linked = self._link_once(link, *(ordered[self._names[i]] for i in link.layers))
-                    packed[link.producer] = linked or packed[link.producer]
+                for chain in self._chains:
+                    chained = self._chain_once(chain, *(ordered[self._names[i]] for i in chain.layers))
+                    packed[chain.producer] = chained or packed[chain.producer]
                 kernels = tuple(packed)
                 if len(self._plans) >= _PLANS_KEPT:
                     self._plans.clear()
@@ -140,17 +140,17 @@ class PackedLayers:
                 )
         return self._packed[layer, name]
 
-    def _link_once(self, link: Link, written: str, read: str) -> PackedKernel | None:
+    def _chain_once(self, chain: Int8Chain, written: str, read: str) -> PackedKernel | None:
         """The producer's kernel that writes the consumer's codes; None where they do not speak the same."""
-        key = (link, written, read)
-        if key not in self._linked:
-            self._linked[key] = self._link(link, written, read)
-        return self._linked[key]
+        key = (chain, written, read)
+        if key not in self._chained:
+            self._chained[key] = self._pack_chained(chain, written, read)
+        return self._chained[key]
 
-    def _link(self, link: Link, written: str, read: str) -> PackedKernel | None:
+    def _pack_chained(self, chain: Int8Chain, written: str, read: str) -> PackedKernel | None:
         if not self._native or REFERENCE in (written, read):
             return None
-        producer, consumer = (self._names[index] for index in link.layers)
+        producer, consumer = (self._names[index] for index in chain.layers)
         kernel = find_native(self._weights[producer], precision(written))
         if kernel is None or kernel.pack_emitting is None:
             return None
@@ -163,6 +163,6 @@ class PackedLayers:
                 precision(written),
                 self._calibration[producer],
                 reader,
-                relu=link.relu is not None,
+                relu=chain.relu is not None,
             )
         return PackedKernel(run, kernel.name)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from wattbit.errors import ModelError
+from wattbit.execution.discovery import write_count
 from wattbit.execution.layer_graph import LayerGraph
 from wattbit.execution.switchable import SwitchableModel
 from wattbit.model_inputs import Inputs, map_tensors, tensors_in
@@ -34,9 +35,9 @@ def check_sharing(model: SwitchableModel, graph: LayerGraph, inputs: Inputs, run
     """
     plans = _plans(model)
     own = _tensors_of(model.model)
-    versions = [_version(tensor) for tensor in own]
+    versions = [write_count(tensor) for tensor in own]
     plain = {plan: model.logits([inputs], plan) for plan in plans}
-    if [_version(tensor) for tensor in own] != versions:
+    if [write_count(tensor) for tensor in own] != versions:
         raise ModelError("the forward pass writes into the model's own tensors; write it without")
     if not _same_bits(plain[plans[0]], model.logits([inputs], plans[0])):
         raise ModelError("two passes on the same samples differ; a model must not draw random numbers")
@@ -87,12 +88,12 @@ def _require_no_writes(
     """
     with torch.inference_mode(False), model.holding(model.prepare(plan)):
         own = [*_tensors_of(model.model), *graph.constants]
-        seen = [(tensor, _version(tensor)) for tensor in own]
+        seen = [(tensor, write_count(tensor)) for tensor in own]
         values = graph.begin(map_tensors(inputs, torch.clone))
         for part in range(len(graph.layers)):
-            seen += [(tensor, _version(tensor)) for tensor in tensors_in(values)]
+            seen += [(tensor, write_count(tensor)) for tensor in tensors_in(values)]
             graph.run(part, values)
-    if any(_version(tensor) != version for tensor, version in seen):
+    if any(write_count(tensor) != version for tensor, version in seen):
         raise ModelError(
             "the forward pass writes in place into a tensor that it reads again, or into the model's own; "
             "write it without"
@@ -101,11 +102,6 @@ def _require_no_writes(
 
 def _tensors_of(model: nn.Module) -> list[Tensor]:
     return [*model.parameters(), *model.buffers()]
-
-
-def _version(tensor: Tensor) -> int | None:
-    """Counts the writes into a tensor; None where torch does not count."""
-    return None if tensor.is_inference() else tensor._version
 
 
 def _same_bits(a: Tensor, b: Tensor) -> bool:

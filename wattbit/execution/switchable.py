@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from wattbit.calibration import ActivationObserver, Calibration, integer_widths
 from wattbit.execution.discovery import find_layers, foldable, require_finite_weights
 from wattbit.execution.forwards import SwitchedForwards, relu_forward
-from wattbit.execution.in_flight import Batch, InFlightBatches, Watch
-from wattbit.execution.int8_chaining import find_links
+from wattbit.execution.in_flight import InFlightBatch, InFlightBatches, Watch
+from wattbit.execution.int8_chaining import find_chains
 from wattbit.execution.kernels import PackedKernel
 from wattbit.execution.kernels.layer_weights import take_weights
 from wattbit.execution.packing import REFERENCE, Kernels, PackedLayers
@@ -74,15 +74,15 @@ class SwitchableModel:
         self._model = model
         self._was_training = [module for module in model.modules() if module.training]
         self._patches = ForwardPatches()
-        self._batches = InFlightBatches()
+        self._in_flight = InFlightBatches()
         model.eval()
         try:
             self._found = foldable(model, example, find_layers(model, example))
             self._shapes = tuple(found.shape for found in self._found)
             with torch.inference_mode(False):
                 weights = {f.shape.name: take_weights(f.module, f.batch_norm) for f in self._found}
-            self._links = find_links(model, example, self._found) if native else ()
-            self._packed = PackedLayers(weights, self._precisions, native=native, links=self._links)
+            self._chains = find_chains(model, example, self._found) if native else ()
+            self._packed = PackedLayers(weights, self._precisions, native=native, chains=self._chains)
             self._reference = _Active(PrecisionPlan.uniform(list(weights), REFERENCE), (None,) * len(weights))
             self._active = self._reference
             self._attach()
@@ -152,7 +152,7 @@ class SwitchableModel:
             ModelError: If a layer ran on no sample, or read an activation that is NaN or infinite.
         """
         observers = [ActivationObserver(shape.name) for shape in self._shapes]
-        watched = Batch(self._reference.kernels, lambda index, x: observers[index].observe(x))
+        watched = InFlightBatch(self._reference.kernels, lambda index, x: observers[index].observe(x))
         for batch in batches:
             self._run(batch, watched)
         widths = integer_widths(self._precisions)
@@ -193,7 +193,7 @@ class SwitchableModel:
         Raises:
             ModelError: If the model is detached; further as `prepare`.
         """
-        return self._run(batch, Batch(self._active.kernels if plan is None else self.prepare(plan)))
+        return self._run(batch, InFlightBatch(self._active.kernels if plan is None else self.prepare(plan)))
 
     def run_layers(self, batch: Inputs, layers: Sequence[Callable[[Tensor], Tensor]]) -> Any:
         """Run one batch in which ``layers`` stand in for the switchable ones, folded BatchNorms included.
@@ -201,7 +201,7 @@ class SwitchableModel:
         Raises:
             ModelError: If the model is detached.
         """
-        return self._run(batch, Batch(tuple(PackedKernel(layer, None) for layer in layers)))
+        return self._run(batch, InFlightBatch(tuple(PackedKernel(layer, None) for layer in layers)))
 
     def holding(self, kernels: Kernels) -> AbstractContextManager[None]:
         """A context in which parts of the model that this thread calls run ``kernels``, which `prepare` gave.
@@ -209,7 +209,7 @@ class SwitchableModel:
         Raises:
             ModelError: If the model is detached.
         """
-        return self._batches.holding(Batch(kernels))
+        return self._in_flight.holding(InFlightBatch(kernels))
 
     @torch.inference_mode()
     def logits(self, batches: Iterable[Inputs], plan: PrecisionPlan | None = None) -> Tensor:
@@ -226,7 +226,7 @@ class SwitchableModel:
         captured: list[list[Tensor]] = [[] for _ in self._shapes]
         # Copied, because layers that work in place may write into them later.
         watch: Watch = lambda index, x: captured[index].append(x.clone())  # noqa: E731
-        self._run(batch, Batch(self._reference.kernels, watch))
+        self._run(batch, InFlightBatch(self._reference.kernels, watch))
         return tuple(map(tuple, captured))
 
     def layer_callable(self, layer_index: int, name: str) -> Callable[[Tensor], Tensor]:
@@ -255,7 +255,7 @@ class SwitchableModel:
         Raises:
             ModelError: If it is called from inside a batch of this model.
         """
-        with self._batches.stopped():
+        with self._in_flight.stopped():
             self._give_back()
         self._packed.drop()
 
@@ -269,19 +269,19 @@ class SwitchableModel:
 
     # --- inside -----------------------------------------------------------------------------------------
 
-    def _run(self, batch: Inputs, held: Batch) -> Any:
-        with self._batches.holding(held):
+    def _run(self, batch: Inputs, held: InFlightBatch) -> Any:
+        with self._in_flight.holding(held):
             return call_model(self._model, batch)
 
     def _attach(self) -> None:
-        forwards = SwitchedForwards(self._batches, lambda: self._active.kernels)
+        forwards = SwitchedForwards(self._in_flight, lambda: self._active.kernels)
         for index, found in enumerate(self._found):
             self._patches.replace(found.module, partial(forwards.layer, index))
             if found.batch_norm is not None:
                 self._patches.replace(found.batch_norm, partial(forwards.norm, index))
-        for link in self._links:
-            if link.relu is not None:
-                self._patches.replace(link.relu, relu_forward)
+        for chain in self._chains:
+            if chain.relu is not None:
+                self._patches.replace(chain.relu, relu_forward)
         self._patches.replace(self._model, forwards.model)
 
     def _give_back(self) -> None:

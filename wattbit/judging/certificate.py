@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 from wattbit.errors import BundleError, WattbitError
 from wattbit.guardrail import Guardrail
 from wattbit.judging.judgement import (
-    Candidate,
+    CandidatePlan,
     Judgement,
     Verdict,
     certify_sequence,
@@ -24,7 +24,7 @@ from wattbit.storage.strict_json import dump_json, parse_json
 
 __all__ = [
     "CERTIFICATE_SCHEMA",
-    "Candidate",
+    "CandidatePlan",
     "Certificate",
     "Judgement",
     "Verdict",

@@ -64,7 +64,7 @@ class Judgement:
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class CandidatePlan:
     """A plan to certify.
 
     Attributes:
@@ -131,7 +131,7 @@ def judge(
 
 def certify_sequence(
     reference: Outcomes,
-    candidates: Sequence[Candidate],
+    candidates: Sequence[CandidatePlan],
     labels: NDArray[np.integer[Any]] | None,
     guardrail: Guardrail,
 ) -> dict[str, Judgement]:

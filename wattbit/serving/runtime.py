@@ -70,7 +70,7 @@ class PrecisionRuntime:
         self._decision: Decision = controller.decide(tolerance_pp)
         # Re-entrant, so that a signal handler that closes cannot wait for its own thread.
         self._lock = threading.RLock()
-        self._counters = RuntimeStats()
+        self._stats = RuntimeStats()
         self._switchable: SwitchableModel | None = None
         self._rolled_back = self._closed = self._audit_lost = False
         self._audit = None if audit_path is None else AuditLog(Path(audit_path))
@@ -101,9 +101,9 @@ class PrecisionRuntime:
         return self._decision
 
     @property
-    def counters(self) -> RuntimeStats:
+    def stats(self) -> RuntimeStats:
         """What the runtime has done so far."""
-        return self._counters
+        return self._stats
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run one batch: the same call as the model's, the same kind of output."""
@@ -179,9 +179,9 @@ class PrecisionRuntime:
                 raise
             self._write(
                 "energy",
-                energy_saved_j=self._counters.energy_saved_j,
+                energy_saved_j=self._stats.energy_saved_j,
                 provenance=self._controller.bundle.profile.provenance,
-                samples=self._counters.samples,
+                samples=self._stats.samples,
             )
         self._switchable = self._audit = None
         if audit is not None:
@@ -261,7 +261,7 @@ class PrecisionRuntime:
 
     def _add(self, more: RuntimeStats) -> None:
         with self._lock:
-            self._counters = self._counters.plus(more)
+            self._stats = self._stats.plus(more)
 
     def _change(self) -> dict[str, Any]:
         """What an audit record says about the plan that comes or goes."""
