@@ -24,7 +24,7 @@ from report.formatting import energy_scale, format_tolerance
 from report.heatmaps import precisions, sensitivity
 from report.results import RunResults
 
-_STYLE: dict[str, Any] = {
+STYLE: dict[str, Any] = {
     "font.size": 11,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -109,7 +109,7 @@ FIGURES: Mapping[str, Callable[[RunResults], Figure]] = MappingProxyType(
 
 def figure_png(name: str, run: RunResults) -> bytes:
     """The figure called ``name``, or why it cannot be drawn, as a PNG; equal results give equal bytes."""
-    with matplotlib.style.context(["default", _STYLE]), warnings.catch_warnings():
+    with matplotlib.style.context(["default", STYLE]), warnings.catch_warnings():
         # A layer may be named in a script the font lacks; its box is no reason to stop.
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         message = missing(run, name)

@@ -16,7 +16,7 @@ from pipeline.writable import require_writable
 from scripts import CommandParser
 from scripts.benchmarks import BENCHMARKS, Benchmark, find_benchmark
 from scripts.benchmarks.console_tables import show
-from wattbit.errors import OutputError
+from wattbit.storage.atomic_write import write_atomically
 
 LOG_WIDTH = 140
 
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str]) -> None:
         # A log has room for every column, a terminal as much as it is wide.
         show(benchmark, Console() if sys.stdout.isatty() else Console(width=LOG_WIDTH))
         if options.json is not None:
-            write(benchmark, options.json)
+            write_atomically(options.json, benchmark.to_json(), "give another file to --json")
 
 
 def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, ModuleType]:
@@ -57,19 +57,6 @@ def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, ModuleType]:
     if module is None:
         parser.error("NAME is missing")
     return options, module
-
-
-def write(benchmark: Benchmark, path: Path) -> None:
-    """Write the file for machines.
-
-    Raises:
-        OutputError: If it cannot be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(benchmark.to_json(), encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror}; give another file to --json") from None
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import matplotlib.style
 import numpy as np
@@ -12,20 +12,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
 from report.figure_parts import BLUE, GREY, MARKS
+from report.figures import PNG_DPI, STYLE
 from scripts.benchmarks.search_cells import CellResult
 from scripts.benchmarks.search_scores import anytime_regrets
 from scripts.benchmarks.search_tables import Results
-from wattbit.errors import OutputError
+from wattbit.storage.atomic_write import write_atomically
 
-_STYLE: dict[str, Any] = {
-    "font.size": 11,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlesize": 12,
-    "axes.titlelocation": "left",
-    "legend.frameon": False,
-}
-_DPI = 160
 # More methods than marks share the last one.
 _LINES = ("-", "--", ":", "-.")
 # Below this percentage two searches are as good as each other, and a logarithm has no 0.
@@ -38,7 +30,7 @@ def draw_search(results: Results, problems: Sequence[str], budget: int, path: Pa
     Raises:
         OutputError: If the file cannot be written.
     """
-    with matplotlib.style.context(_STYLE):
+    with matplotlib.style.context(STYLE):
         figure = Figure(figsize=(max(5.2, 4.6 * len(problems)), 5.2), layout="constrained")
         for index, problem in enumerate(problems, 1):
             axes = figure.add_subplot(1, len(problems), index)
@@ -72,7 +64,7 @@ def draw_scaling(results: Sequence[CellResult], path: Path) -> None:
     """
     layers = np.array([len(result.reference.plan) for result in results])
     seconds = np.array([result.cpu_seconds for result in results])
-    with matplotlib.style.context(_STYLE):
+    with matplotlib.style.context(STYLE):
         figure = Figure(figsize=(6.2, 4.4), layout="constrained")
         axes = figure.add_subplot()
         axes.loglog(layers, seconds, color=BLUE, marker="o", label="PPO")
@@ -89,10 +81,6 @@ def draw_scaling(results: Sequence[CellResult], path: Path) -> None:
 
 
 def _write(figure: Figure, path: Path) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=_DPI)
-    except OSError as error:
-        raise OutputError(
-            f"cannot write {path}: {error.strerror}; give another folder to --figures"
-        ) from None
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=PNG_DPI)
+    write_atomically(path, content.getvalue(), "give another folder to --figures")

@@ -21,16 +21,12 @@ class Timing:
         spread: Half the distance between the quartiles of the trials' speed-ups, relative to ``speedup``.
         reference_s: Median time of one run of the reference.
         candidate_s: ``reference_s / speedup``.
-        trials: Number of trials.
-        repeats: Runs that are timed together.
     """
 
     speedup: float
     spread: float
     reference_s: float
     candidate_s: float
-    trials: int
-    repeats: int
 
 
 def compare_times(
@@ -64,7 +60,7 @@ def compare_times(
         reference_s.append((first + fourth) / (2 * repeats))
     speedup, base_s = statistics.median(speedups), statistics.median(reference_s)
     low, _, high = statistics.quantiles(speedups, n=4)
-    return Timing(speedup, (high - low) / 2 / speedup, base_s, base_s / speedup, trials, repeats)
+    return Timing(speedup, (high - low) / 2 / speedup, base_s, base_s / speedup)
 
 
 def best_s(

@@ -18,13 +18,13 @@ from torch import Tensor
 from scripts.benchmarks.switch_bench import WIDTH, network
 from scripts.benchmarks.switch_bench import measure as measure_switches
 from scripts.benchmarks.timing import best_s
-from scripts.gpu.gpu_measurer import GpuMeasurer, metered
+from scripts.gpu.gpu_measurer import GpuMeasurer
 from scripts.gpu.layers import OFFERED
 from scripts.gpu.machine import Machine
 from scripts.gpu.record import Section, describe_error
 from wattbit.energy.protocol import compare
 from wattbit.energy.rejection import RejectionRules
-from wattbit.energy.trial import Work, timed_s
+from wattbit.energy.trial import Work, run_window, timed_s
 from wattbit.errors import MeterError
 from wattbit.execution.switchable import SwitchableModel
 from wattbit.model_inputs import batches
@@ -207,7 +207,7 @@ def _one_window(machine: Machine, work: Work, runs: int) -> dict[str, float | st
     problem = machine.meter_problem
     if machine.meter is not None:
         try:
-            spent = metered(machine.meter, work, runs)
+            spent = run_window(machine.meter, work, runs)
             return {"energy_j": spent.energy_j / runs, "seconds": spent.seconds / runs}
         except MeterError as error:
             problem = describe_error(error)

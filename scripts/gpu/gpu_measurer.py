@@ -19,11 +19,10 @@ from typing import Any
 from scripts.benchmarks.timing import best_s
 from scripts.gpu.machine import Machine
 from scripts.gpu.record import describe_error
-from wattbit.energy.device_sync import synchronize
-from wattbit.energy.meter import Energy, EnergyMeter
+from wattbit.energy.meter import Energy
 from wattbit.energy.ratio_interval import ratio_interval
 from wattbit.energy.rejection import RejectionRules, rejection
-from wattbit.energy.trial import Work, timed_s
+from wattbit.energy.trial import Work, run_window, timed_s
 from wattbit.errors import MeterError
 
 Row = dict[str, Any]
@@ -175,22 +174,8 @@ class GpuMeasurer:
             return _Window(runs, timed_s(work, runs, self._clock), None)
         # A random gap, so that windows do not march in step with the counter's refresh.
         self._sleep(self._random.uniform(0.0, 2 * self._gap_s))
-        spent = metered(meter, work, runs)
+        spent = run_window(meter, work, runs)
         return _Window(runs, spent.seconds, spent)
-
-
-def metered(meter: EnergyMeter, work: Work, runs: int) -> Energy:
-    """The energy of ``runs`` runs.
-
-    Raises:
-        MeterError: If the meter fails.
-    """
-    synchronize()
-    with meter.window() as window:
-        for _ in range(runs):
-            work()
-        synchronize()
-    return window.result
 
 
 def _cautions(windows: Mapping[str, _Pairs]) -> list[str]:

@@ -35,19 +35,19 @@ ODD_LINEARS = ((784, 10, 17), (100, 60, 1), (1536, 384, 33))
 """Shapes that some operations refuse and that others pad."""
 
 
-def cases(device: torch.device, scale: float = 1.0) -> Iterator[Case]:
-    """The layers to measure; ``scale`` below 1 makes batches smaller, for slower devices."""
+def cases(device: torch.device) -> Iterator[Case]:
+    """The layers to measure."""
     for width, out, rows in LINEARS:
-        yield linear_case(width, out, max(1, int(rows * scale)), device)
+        yield linear_case(width, out, rows, device)
     for kind, channels, out, side, kernel, stride in CONVS:
-        yield conv_case(kind, device, channels, out, side, kernel, stride, batch=max(1, int(64 * scale)))
+        yield conv_case(kind, device, channels, out, side, kernel, stride)
 
 
 @torch.inference_mode()
-def parity(section: Section, machine: Machine, scale: float = 1.0) -> None:
+def parity(section: Section, machine: Machine) -> None:
     """Every shape at every precision: native or not, and how far native and emulated outputs differ."""
     odd = [linear_case(width, out, rows, machine.device) for width, out, rows in ODD_LINEARS]
-    for case in section.within_time([*cases(machine.device, scale), *odd], 3.0, lambda case: case.name):
+    for case in section.within_time([*cases(machine.device), *odd], 3.0, lambda case: case.name):
         for name in OFFERED:
             row = {"layer": case.name, "batch": case.batch, "precision": name}
             section.attempt(row, partial(_parity, case, PRECISIONS[name]))
@@ -71,9 +71,9 @@ def _parity(case: Case, precision: Precision) -> dict[str, Any]:
 
 
 @torch.inference_mode()
-def costs(section: Section, machine: Machine, measurer: GpuMeasurer, scale: float = 1.0) -> None:
+def costs(section: Section, machine: Machine, measurer: GpuMeasurer) -> None:
     """Time and energy of every shape at every native precision, beside float32 without TF32."""
-    for case in section.within_time(cases(machine.device, scale), LEAST_S, lambda case: case.name):
+    for case in section.within_time(cases(machine.device), LEAST_S, lambda case: case.name):
         works: dict[str, Work] = {"fp32": case.reference}
         for precision in PRECISIONS.values():
             native = find_native(case.layer, precision)
@@ -81,7 +81,7 @@ def costs(section: Section, machine: Machine, measurer: GpuMeasurer, scale: floa
                 works[precision.name] = _packed(native, case, precision)
         facts = {"layer": case.name, "batch": case.batch, "gmacs": case.macs / 1e9}
         _add_rows(section, facts, measurer, works)
-    _attention_costs(section, machine, measurer, scale)
+    _attention_costs(section, machine, measurer)
 
 
 def _packed(native: NativeKernel, case: Case, precision: Precision) -> Work:
@@ -89,12 +89,11 @@ def _packed(native: NativeKernel, case: Case, precision: Precision) -> Work:
     return lambda: kernel(case.x)
 
 
-def _attention_costs(section: Section, machine: Machine, measurer: GpuMeasurer, scale: float) -> None:
+def _attention_costs(section: Section, machine: Machine, measurer: GpuMeasurer) -> None:
     """Softmax attention itself: no plan switches it, but it is what plans leave in float32."""
     batch, heads, tokens, width = ATTENTION
-    shape = (max(1, int(batch * scale)), heads, tokens, width)
     generator = torch.Generator().manual_seed(0)
-    query, key, value = (torch.randn(shape, generator=generator).to(machine.device) for _ in range(3))
+    query, key, value = (torch.randn(ATTENTION, generator=generator).to(machine.device) for _ in range(3))
 
     def attend(dtype: torch.dtype) -> Tensor:
         mixed = F.scaled_dot_product_attention(query.to(dtype), key.to(dtype), value.to(dtype))
@@ -106,7 +105,7 @@ def _attention_costs(section: Section, machine: Machine, measurer: GpuMeasurer, 
         LEAST_S,
         lambda works: name,
     ):
-        _add_rows(section, {"layer": name, "batch": shape[0]}, measurer, works)
+        _add_rows(section, {"layer": name, "batch": batch}, measurer, works)
 
 
 def _add_rows(

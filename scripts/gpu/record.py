@@ -17,6 +17,8 @@ from wattbit.storage.atomic_write import write_atomically
 T = TypeVar("T")
 
 SCHEMA = 1
+LEAST_S = 1.0
+"""With less time than this no section is begun, seconds."""
 
 
 class Budget:
@@ -130,22 +132,20 @@ class Report:
         sections = self._data["sections"].items()
         return tuple(name for name, content in sections if content["status"] == "failed")
 
-    def run(self, name: str, body: Callable[[Section], None], *, share: float, needs_s: float = 1.0) -> None:
+    def run(self, name: str, body: Callable[[Section], None], *, share: float) -> None:
         """Fill the section ``name`` with ``body``, unless the time is up.
 
         Args:
             name: The section's name.
             body: Measures and adds rows.
             share: The most it may take of the time that is left.
-            needs_s: With less time than this it is not begun.
         """
         content: dict[str, Any] = {"status": "running", "rows": []}
         self._data["sections"][name] = content
         start_s, left_s = self._budget.spent_s, self._budget.left_s
-        if left_s < needs_s:
-            content.update(
-                status="skipped", reason=f"{max(0.0, left_s):.0f} s are left, it needs {needs_s:g}"
-            )
+        if left_s < LEAST_S:
+            reason = f"{max(0.0, left_s):.0f} s are left, it needs {LEAST_S:g}"
+            content.update(status="skipped", reason=reason)
             self._save()
             return
         self._save()

@@ -183,7 +183,7 @@ class TrialRunner:
                 self._settle(work)
             elif position in (1, 3):
                 self._settle(work)
-            windows.append(self._window(work))
+            windows.append(run_window(self._meter, work, self.schedule.repeats))
             if self.schedule.longest_gap_s == 0.0 and position in (0, 2):
                 # Nothing needs this, but drift that is linear in time cancels only if what lies between
                 # windows is the same before and after the middle.
@@ -191,17 +191,23 @@ class TrialRunner:
         first, second, third, fourth = windows
         return first, second, third, fourth
 
-    def _window(self, work: Work) -> Energy:
-        synchronize()
-        with self._meter.window() as window:
-            for _ in range(self.schedule.repeats):
-                work()
-            synchronize()
-        return window.result
-
     def _settle(self, work: Work) -> None:
         for _ in range(self.schedule.settle_runs):
             work()
+
+
+def run_window(meter: EnergyMeter, work: Work, repeats: int) -> Energy:
+    """The energy of ``repeats`` runs, with what they leave to an accelerator.
+
+    Raises:
+        MeterError: If the meter fails.
+    """
+    synchronize()
+    with meter.window() as window:
+        for _ in range(repeats):
+            work()
+        synchronize()
+    return window.result
 
 
 def mean_window(windows: Sequence[Energy]) -> Energy:
