@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
+import grimp
 import yaml
 from checkout import ROOT
 
@@ -25,6 +27,13 @@ def homes_of_several(names: Iterator[tuple[str, Path]]) -> dict[str, list[str]]:
     for name, path in names:
         homes[name].add(str(path.relative_to(ROOT)))
     return {name: sorted(paths) for name, paths in homes.items() if len(paths) > 1}
+
+
+def test_no_file_imports_itself_by_way_of_others() -> None:
+    graph = grimp.build_graph(*PACKAGES, cache_dir=None)
+    imports = {name: graph.find_modules_directly_imported_by(name) for name in graph.modules}
+    assert len(imports) > len(FILES) - 10
+    TopologicalSorter(imports).prepare()  # raises a CycleError that names the circle
 
 
 def test_no_file_name_twice() -> None:
