@@ -24,7 +24,7 @@ MOMENTUM = 0.9
 WARM_UP = 0.25
 """Share of the training in which the learning rate rises to its peak."""
 
-Progress = Callable[[int, int, float], None]
+EpochProgress = Callable[[int, int, float], None]
 """Called after each epoch with the epoch (from 1), the number of epochs and the mean loss of the epoch."""
 
 
@@ -45,7 +45,7 @@ def train_classifier(
     weight_decay: float,
     seed: int,
     shift_pixels: int = 0,
-    progress: Progress | None = None,
+    progress: EpochProgress | None = None,
 ) -> nn.Module:
     """Train ``model`` in place with cross-entropy and return it in eval mode.
 
@@ -93,7 +93,7 @@ def train_classifier(
 
 
 def log_progress(epoch: int, epochs: int, loss: float) -> None:
-    """A `Progress` that writes one line to the log an epoch."""
+    """A `EpochProgress` that writes one line to the log an epoch."""
     _log.info("epoch %d of %d: mean loss %.3f", epoch, epochs, loss)
 
 
@@ -118,7 +118,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, peak: float, warm_up: fl
         group["lr"] = peak * factor
 
 
-def report_epoch(epoch: int, epochs: int, losses: Sequence[float], progress: Progress | None) -> None:
+def report_epoch(epoch: int, epochs: int, losses: Sequence[float], progress: EpochProgress | None) -> None:
     """Tell ``progress`` the mean loss of an epoch.
 
     Raises:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from wattbit.errors import ConfigError
 from wattbit.model_inputs import call_model, logits_of
-from workloads.classifier_training import Progress, parameter_groups, report_epoch, set_learning_rate
+from workloads.classifier_training import EpochProgress, parameter_groups, report_epoch, set_learning_rate
 from workloads.workload import Split
 
 WARM_UP = 0.1
@@ -31,7 +31,7 @@ def fine_tune(
     learning_rate: float,
     weight_decay: float,
     seed: int,
-    progress: Progress | None = None,
+    progress: EpochProgress | None = None,
 ) -> nn.Module:
     """Train those parameters of ``model`` that require a gradient, in place, and return it in eval mode.
 

@@ -11,7 +11,7 @@ from types import ModuleType
 from torch import nn
 
 from workloads.cache import cached_state_dict, source_of
-from workloads.classifier_training import Progress, seeded, train_classifier
+from workloads.classifier_training import EpochProgress, seeded, train_classifier
 from workloads.workload import Split
 
 _log = logging.getLogger(__name__)
@@ -22,7 +22,7 @@ def trained_network(
     make: Callable[[], nn.Module],
     split: Split,
     cache_dir: str | Path,
-    progress: Progress | None = None,
+    progress: EpochProgress | None = None,
     *,
     train: Callable[..., nn.Module] = train_classifier,
     pretrained: Callable[[int], nn.Module] | None = None,

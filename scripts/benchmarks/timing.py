@@ -9,8 +9,6 @@ from dataclasses import dataclass
 
 from wattbit.energy.trial import Work, repeats_to_fill, timed_s
 
-Clock = Callable[[], float]
-
 
 @dataclass(frozen=True, slots=True)
 class Timing:
@@ -35,7 +33,7 @@ def compare_times(
     *,
     window_s: float = 0.02,
     trials: int = 15,
-    clock: Clock = time.perf_counter,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> Timing:
     """Time ``candidate`` against ``reference``.
 
@@ -68,7 +66,7 @@ def best_s(
     *,
     window_s: float = 0.02,
     trials: int = 15,
-    clock: Clock = time.perf_counter,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> float:
     """The shortest time of one run: what the machine can do when nobody disturbs it, seconds."""
     work()

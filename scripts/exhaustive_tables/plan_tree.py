@@ -17,11 +17,11 @@ from torch.fx.node import map_arg
 
 from envs.grouping import Groups, require_groups
 from wattbit.errors import ModelError
+from wattbit.execution.layer_graph import Values
 from wattbit.execution.switchable import SwitchableModel
 from wattbit.model_inputs import logits_of
 from wattbit.plan import PrecisionPlan
 
-Values = dict[fx.Node, Any]
 Memo = dict[tuple[int, int], Values]
 """What was computed early, by stage and precision."""
 

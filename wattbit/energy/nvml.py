@@ -44,7 +44,7 @@ _OVER_LIMIT = 1.5
 
 
 @dataclass(frozen=True, slots=True)
-class _Begin:
+class _NvmlBegin:
     """What is known when a window opens."""
 
     conditions: Conditions
@@ -142,7 +142,7 @@ class NvmlMeter:
             None in numbers or int(device.partition(":")[2] or 0) in numbers
         )
 
-    def window(self) -> CounterWindow[_Begin]:
+    def window(self) -> CounterWindow[_NvmlBegin]:
         """Open a window; it closes, and its result is ready, when the context is left."""
         return CounterWindow(
             self.lock_keys,
@@ -151,7 +151,7 @@ class NvmlMeter:
             _abandon,
         )
 
-    def _begin(self) -> _Begin:
+    def _begin(self) -> _NvmlBegin:
         conditions = read_conditions(self._nvml, self._gpus)
         self._wait()
         # The counters first: should one fail, no thread is left behind.
@@ -160,9 +160,9 @@ class NvmlMeter:
         if self._sampled:
             sampler = PowerSampler(self._read_watts, self._sampling_s, self._clocks.clock_ns)
             sampler.start()
-        return _Begin(conditions, sampler, counters_mj, instant)
+        return _NvmlBegin(conditions, sampler, counters_mj, instant)
 
-    def _end(self, begin: _Begin) -> Energy:
+    def _end(self, begin: _NvmlBegin) -> Energy:
         try:
             self._wait()
             instant = self._clocks.now()
@@ -226,7 +226,7 @@ def _counted_j(gpu: Gpu, before_mj: int, after_mj: int, seconds: float) -> float
     return (after_mj - before_mj) / 1000.0
 
 
-def _abandon(begin: _Begin) -> None:
+def _abandon(begin: _NvmlBegin) -> None:
     if begin.sampler:
         begin.sampler.abandon()
 

@@ -28,7 +28,7 @@ _J_PER_UJ = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
-class _Begin:
+class _RaplBegin:
     """What is known when a window opens."""
 
     cpu: CpuTimes | None
@@ -113,16 +113,16 @@ class RaplMeter:
         """True for the CPU."""
         return device == "cpu"
 
-    def window(self) -> CounterWindow[_Begin]:
+    def window(self) -> CounterWindow[_RaplBegin]:
         """Open a window; it closes, and its result is ready, when the context is left."""
         return CounterWindow(self.lock_keys, self._begin, self._end)
 
-    def _begin(self) -> _Begin:
+    def _begin(self) -> _RaplBegin:
         synchronize()
         cpu = read_cpu_times(self._proc_stat, self._own_s)
-        return _Begin(cpu, self._read_counters_uj(), self._clocks.now())
+        return _RaplBegin(cpu, self._read_counters_uj(), self._clocks.now())
 
-    def _end(self, begin: _Begin) -> Energy:
+    def _end(self, begin: _RaplBegin) -> Energy:
         synchronize()
         instant = self._clocks.now()
         counters_uj = self._read_counters_uj()

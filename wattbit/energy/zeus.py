@@ -37,7 +37,7 @@ _APPLE_PARTS = ("cpu_total_mj", "gpu_mj", "gpu_sram_mj", "dram_mj", "ane_mj")
 
 
 @dataclass(frozen=True, slots=True)
-class _Begin:
+class _ZeusBegin:
     """What is known when a window opens."""
 
     key: str
@@ -113,17 +113,17 @@ class ZeusMeter:
         """True for GPUs, or for whatever is on a system on a chip."""
         return self._part == "soc" or device.startswith("cuda")
 
-    def window(self) -> CounterWindow[_Begin]:
+    def window(self) -> CounterWindow[_ZeusBegin]:
         """Open a window; it closes, and its result is ready, when the context is left."""
         return CounterWindow(self.lock_keys, self._begin, self._end, self._abandon)
 
-    def _begin(self) -> _Begin:
+    def _begin(self) -> _ZeusBegin:
         key = next(self._keys)
         self._wait()
         self._asked(lambda: self._monitor.begin_window(key, sync_execution=False))
-        return _Begin(key, self._clocks.now())
+        return _ZeusBegin(key, self._clocks.now())
 
-    def _end(self, begin: _Begin) -> Energy:
+    def _end(self, begin: _ZeusBegin) -> Energy:
         self._wait()
         instant = self._clocks.now()
         measured = self._asked(lambda: self._end_window(begin.key))
@@ -144,7 +144,7 @@ class ZeusMeter:
         detail: dict[str, str | float] = {f"{name}_j": energy_j for name, energy_j in energies_j.items()}
         return Energy(sum(energies_j.values()), seconds, self.provenance, self._device, detail)
 
-    def _abandon(self, begin: _Begin) -> None:
+    def _abandon(self, begin: _ZeusBegin) -> None:
         self._asked(lambda: self._monitor.end_window(begin.key, sync_execution=False, cancel=True))
 
     def _measure_nothing(self) -> Any:
