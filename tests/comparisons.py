@@ -24,3 +24,10 @@ def compared(
         trials=trials,
         clock=machine.clock,
     )
+
+
+def interval(found: EnergyComparison) -> tuple[float, float]:
+    """The interval of the energy ratio, which was measured."""
+    assert found.ratio_low is not None
+    assert found.ratio_high is not None
+    return found.ratio_low, found.ratio_high

@@ -10,7 +10,7 @@ import pytest
 import runtimes
 import tiny
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from wattbit.energy.device_model import DeviceModel
 from wattbit.execution.switchable import SwitchableModel
@@ -87,7 +87,7 @@ def bundle_dir(bundle: ControllerBundle, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def make_runtime(bundle: ControllerBundle, conv_model: nn.Module) -> Iterator[runtimes.MakeRuntime]:
+def make_runtime(bundle: ControllerBundle, conv_model: tiny.ConvNet) -> Iterator[runtimes.MakeRuntime]:
     """Makes runtimes of ``bundle``, and closes them."""
     made = []
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from wattbit.calibration import LayerCalibration
 from wattbit.execution.kernels.cuda import CUDA_OPERATIONS, CudaOperation
 from wattbit.execution.kernels.cuda_low_bit import pack_fp8, pack_int4_wo, pack_int8
+from wattbit.execution.kernels.kernel import Pack
 from wattbit.execution.kernels.layer_weights import LayerWeights
 from wattbit.numerics import activation_quantizer
 from wattbit.precision import precision
@@ -61,13 +64,14 @@ def int4_product(a: Tensor, packed: Tensor, group: int, scales_and_zeros: Tensor
     return (a.double() @ weight.double().t()).bfloat16()
 
 
-def with_stand_in(name: str):
+def with_stand_in(name: str) -> Pack:
     """The pack function of a low-bit precision, with its stand-in for the device's operation."""
-    return {
-        "int8": lambda *args: pack_int8(*args, int8_product),
-        "fp8_e4m3": lambda *args: pack_fp8(*args, fp8_product),
-        "int4_wo": lambda *args: pack_int4_wo(*args, int4_pack, int4_product),
-    }[name]
+    packs: dict[str, Pack] = {
+        "int8": partial(pack_int8, product=int8_product),
+        "fp8_e4m3": partial(pack_fp8, product=fp8_product),
+        "int4_wo": partial(pack_int4_wo, pack=int4_pack, product=int4_product),
+    }
+    return packs[name]
 
 
 def operation(name: str) -> CudaOperation:

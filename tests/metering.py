@@ -19,8 +19,7 @@ def measured(meter: EnergyMeter, work: Callable[[], object]) -> Energy:
 
 def refusal(meter: EnergyMeter, work: Callable[[], object]) -> str:
     """What the meter says both when the window closes and when its result is asked for."""
-    window = meter.window()
-    with pytest.raises(MeterError) as at_exit, window:
+    with pytest.raises(MeterError) as at_exit, meter.window() as window:
         work()
     with pytest.raises(MeterError) as at_result:
         _ = window.result

@@ -31,11 +31,13 @@ def same(output: Tensor, expected: Tensor) -> bool:
 
 def reference_answer() -> Tensor:
     """What the unmodified model answers to ``X``."""
-    return tiny.conv_model()(X).detach()
+    answer: Tensor = tiny.conv_model()(X)
+    return answer.detach()
 
 
 def quantized_answer(bundle: ControllerBundle) -> Tensor:
     """What the certified plan answers to ``X``."""
     with SwitchableModel(tiny.conv_model(), X[:2], bundle.profile.precisions) as model:
         model.load_calibration(calibration_from_json(bundle.calibration_json))
-        return model.run(X, bundle.plans[1].plan).detach()
+        answer: Tensor = model.run(X, bundle.plans[1].plan)
+        return answer.detach()

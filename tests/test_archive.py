@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -173,10 +174,11 @@ def test_a_list_costs_and_archives_what_its_plans_do_one_by_one(asked: list[int]
         ArchivingEvaluator(SyntheticEvaluator(PROFILE), "mine", (own,), budget) for own in archives
     )
     refused = []
-    for run in (
+    runs: tuple[Callable[[], object], ...] = (
         lambda: together.evaluate_all([plan(index) for index in asked]),
         lambda: [single.evaluate(plan(index)) for index in asked],
-    ):
+    )
+    for run in runs:
         try:
             run()
         except BudgetSpent as spent:

@@ -9,7 +9,7 @@ import tiny
 import torch
 from torch import Tensor
 
-from scripts.benchmarks import kernel_models, kernels_bench, roofline
+from scripts.benchmarks import Row, kernel_models, kernels_bench, roofline
 from scripts.benchmarks.kernel_cases import Case, conv_case, layer_cases, linear_case
 from scripts.benchmarks.roofline import Roofline
 from wattbit.errors import DataError
@@ -58,8 +58,8 @@ def test_a_native_layer_is_compared_with_the_reference_and_the_emulated_one(case
 
 
 def test_the_figures_are_those_of_the_named_layers_the_encoder_and_the_worst_agreement() -> None:
-    layer = {"table": "layers", "precision": "int8"}
-    rows = (
+    layer: Row = {"table": "layers", "precision": "int8"}
+    rows: tuple[Row, ...] = (
         {"table": "roofs", "format": "fp32"},
         {**layer, "layer": kernels_bench.LINEAR, "batch": 64, "speedup": 4.0},
         {**layer, "layer": kernels_bench.LINEAR, "batch": 512, "speedup": 9.0},

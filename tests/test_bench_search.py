@@ -48,7 +48,7 @@ def make_table(search_lost: Sequence[int], held_out_lost: Sequence[int]) -> Plan
         energy_j=np.array([PROFILE.plan_energy_j(plan) for plan in plans]),
         search_reference_only=np.array(search_lost, np.uint16),
         search_plan_only=zeros,
-        search_divergence=np.array(search_lost, np.float32) / SAMPLES,
+        search_divergence=(np.array(search_lost, np.float32) / SAMPLES).astype(np.float32),
         held_out_reference_only=np.array(held_out_lost, np.uint16),
         held_out_plan_only=zeros,
         search_samples=SAMPLES,
@@ -170,7 +170,12 @@ def test_what_is_finished_is_recalled_and_not_run_again(
     cells = [SearchCell(table, "random", 5, seed, "raw") for seed in (0, 1)]
     first = run_cells(cells[:1], tmp_path / "cache")
     ran: list[SearchCell] = []
-    monkeypatch.setattr(search_cells, "run_cell", lambda cell: ran.append(cell) or run_cell(cell))
+
+    def counted(cell: SearchCell) -> CellResult:
+        ran.append(cell)
+        return run_cell(cell)
+
+    monkeypatch.setattr(search_cells, "run_cell", counted)
     both = run_cells(cells, tmp_path / "cache")
     assert ran == cells[1:]
     assert both[cells[0]] == first[cells[0]]

@@ -186,6 +186,7 @@ def test_a_plan_for_a_precision_its_layer_lacks_is_refused(bundle_dir: Path) -> 
 
 
 def test_a_policy_for_other_precisions_is_refused(bundle: ControllerBundle, bundle_dir: Path) -> None:
+    assert bundle.policy is not None
     policy = replace(bundle.policy, precisions=("fp32", "int8", "int6", "int4", "int2"))
     rewritten(bundle_dir, "policy.npz", policy.to_bytes())
     assert "the profile has" in refused(bundle_dir, "policy.npz")

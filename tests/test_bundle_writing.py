@@ -97,8 +97,16 @@ def test_a_write_that_fails_leaves_the_old_bundle_or_nothing(
         if steps == fails_at + 1:
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", lambda path, data: (step(), write(path, data))[1])
-    monkeypatch.setattr(Path, "replace", lambda path, target: (step(), move(path, target))[1])
+    def write_step(path: Path, data: bytes) -> int:
+        step()
+        return write(path, data)
+
+    def move_step(path: Path, target: Path) -> Path:
+        step()
+        return move(path, target)
+
+    monkeypatch.setattr(Path, "write_bytes", write_step)
+    monkeypatch.setattr(Path, "replace", move_step)
     if fails_at < 8:  # six files, and two moves
         with pytest.raises(OutputError, match=r"cannot write bundle .*: No space left on device; free space"):
             save_bundle(bundle, folder)

@@ -16,9 +16,10 @@ from wattbit.execution import compiled as compiled_module
 from wattbit.execution.compiled import CompiledPlans, fixed_copy
 from wattbit.execution.kernels.cuda_float import pack_half
 from wattbit.execution.kernels.cuda_low_bit import pack_fp8, pack_int8
+from wattbit.execution.kernels.kernel import Kernel, Pack
 from wattbit.execution.kernels.layer_weights import take_weights
 from wattbit.execution.switchable import SwitchableModel
-from wattbit.model_inputs import Inputs
+from wattbit.model_inputs import Inputs, select
 from wattbit.numerics import activation_quantizer
 from wattbit.plan import PrecisionPlan
 from wattbit.precision import precision
@@ -48,8 +49,7 @@ def fresh_compiler() -> Iterator[None]:
 
 
 def _attached(net: nn.Module, x: Inputs) -> SwitchableModel:
-    example = x[:2] if isinstance(x, Tensor) else {name: value[:2] for name, value in x.items()}
-    model = SwitchableModel(net, example, NAMES)
+    model = SwitchableModel(net, select(x, slice(2)), NAMES)
     model.calibrate([x])
     return model
 
@@ -111,10 +111,10 @@ def test_nothing_is_compiled_once_the_plans_are_built(
     assert built == after_building
 
 
-@torch._dynamo.config.patch(fail_on_recompile_limit_hit=True)
 def test_more_plans_than_torch_compiles_of_one_function_are_all_compiled(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("torch._dynamo.config.fail_on_recompile_limit_hit", True)
     # As with the kernels of CUDA, what is traced differs from plan to plan.
     monkeypatch.setattr(compiled_module, "_traceable", lambda kernel: kernel.run)
     x = torch.full((8, 4), 2.0)
@@ -136,7 +136,7 @@ def test_copies_share_the_parameters_and_leave_the_model_alone(
     assert torch.equal(switchable.run(conv_inputs), expected)
 
 
-def test_compiled_plans_outlive_the_attached_model(conv_model: nn.Module, conv_inputs: Tensor) -> None:
+def test_compiled_plans_outlive_the_attached_model(conv_model: tiny.ConvNet, conv_inputs: Tensor) -> None:
     with _attached(conv_model, conv_inputs) as model:
         plan = _uniform(model, "int8")
         expected = model.run(conv_inputs, plan)
@@ -202,11 +202,11 @@ def test_an_example_that_reaches_other_layers_is_refused() -> None:
 
 
 @pytest.mark.parametrize(("name", "pack"), [("int8", pack_int8), ("fp8_e4m3", pack_fp8), ("bf16", pack_half)])
-def test_kernels_of_cuda_are_traced_as_one_graph(name: str, pack: object) -> None:
+def test_kernels_of_cuda_are_traced_as_one_graph(name: str, pack: Pack) -> None:
     x = torch.randn(40, 64)
     calibration = LayerCalibration(3.0, {8: activation_quantizer(x, 8)})
-    kernel = pack(take_weights(nn.Linear(64, 32)), precision(name), calibration)  # type: ignore[operator]
-    compiled = torch.compile(kernel, backend="aot_eager", fullgraph=True)
+    kernel = pack(take_weights(nn.Linear(64, 32)), precision(name), calibration)
+    compiled: Kernel = torch.compile(kernel, backend="aot_eager", fullgraph=True)
     with torch.inference_mode():
         torch.testing.assert_close(compiled(x), kernel(x))
 

@@ -17,7 +17,7 @@ from pipeline.judge_search import Judged
 from wattbit.energy.energy_comparison import Confirmation, EnergyComparison
 from wattbit.errors import MeterError
 from wattbit.plan import PrecisionPlan
-from wattbit.profile import ModelProfile
+from wattbit.profile import ModelProfile, Provenance
 from wattbit.profiling.layer_costs import MeteredCost, ModelledCost
 from wattbit.serving.bundle import load_bundle, save_bundle
 
@@ -34,10 +34,10 @@ class FakeCosts(MeteredCost):
         self._failure = failure
         self.asked: list[PrecisionPlan] = []
 
-    provenance = property(lambda self: "estimated")  # type: ignore[assignment]
-    device = property(lambda self: self._device)  # type: ignore[assignment]
-    samples = property(lambda self: SAMPLES)  # type: ignore[assignment]
-    confidence = property(lambda self: 0.9)  # type: ignore[assignment]
+    provenance = property(lambda self: "estimated")
+    device = property(lambda self: self._device)
+    samples = property(lambda self: SAMPLES)
+    confidence = property(lambda self: 0.9)
 
     def confirm(self, profile: ModelProfile, plans: Sequence[PrecisionPlan]) -> list[Confirmation]:
         if self._failure:
@@ -62,7 +62,7 @@ def found(ratio: float) -> EnergyComparison:
     )
 
 
-def judged(provenance: str = "estimated") -> Judged:
+def judged(provenance: Provenance = "estimated") -> Judged:
     """Two deployed plans, and one tolerance at which the reference runs."""
     bundle = tiny.bundle()
     plans = tuple(replace(plan, provenance=provenance) for plan in bundle.plans)

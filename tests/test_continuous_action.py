@@ -1,5 +1,7 @@
 """Continuous actions: what is acted runs, and the whole reward is that of the plan."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
@@ -22,10 +24,11 @@ def act(value: float) -> np.ndarray:
     return np.array([value], np.float32)
 
 
-def play(env: ContinuousActionEnv, values: list[float]) -> tuple[list[float], dict[str, object]]:
+def play(env: ContinuousActionEnv, values: list[float]) -> tuple[list[float], dict[str, Any]]:
     """The rewards and the last info of an episode at 1 pp."""
     env.reset(seed=0, options={"tolerance_pp": 1.0})
-    rewards, info = [], {}
+    rewards: list[float] = []
+    info: dict[str, Any] = {}
     for value in values:
         _, reward, ended, _, info = env.step(act(value))
         rewards.append(reward)
@@ -64,7 +67,7 @@ def test_the_whole_reward_comes_at_the_end_and_is_what_the_discrete_environment_
     rewards, info = play(make_env(), values)
     inner = LayerPrecisionEnv(SyntheticEvaluator(PROFILE))
     inner.reset(seed=0, options={"tolerance_pp": 1.0})
-    total = sum(inner.step(PROFILE.precisions.index(name))[1] for name in info["plan"].values())
+    total = sum(float(inner.step(PROFILE.precisions.index(name))[1]) for name in info["plan"].values())
     assert rewards[:-1] == [0.0, 0.0, 0.0]
     assert rewards[-1] == pytest.approx(total)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,13 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wattbit.errors import BundleError, GuardrailError
+from wattbit.plan import PrecisionPlan
 from wattbit.serving.bundle import ControllerBundle
 from wattbit.serving.controller import PrecisionController
 
 STRICT, LOOSE = tiny.DEPLOYED
 
 
-def names(plan: object) -> set[str]:
+def names(plan: PrecisionPlan) -> set[str]:
     return set(plan.values())
 
 
@@ -90,7 +92,9 @@ def test_a_tolerance_that_makes_no_sense_is_refused(
         ),
     ],
 )
-def test_a_plan_that_no_certificate_passes_does_not_run(bundle: ControllerBundle, change) -> None:
+def test_a_plan_that_no_certificate_passes_does_not_run(
+    bundle: ControllerBundle, change: Callable[[ControllerBundle], ControllerBundle]
+) -> None:
     with pytest.raises(
         BundleError, match="is passed by no certificate of the bundle; export the bundle again"
     ):
@@ -117,6 +121,7 @@ def test_without_a_policy_nothing_is_proposed(bundle: ControllerBundle) -> None:
 
 def test_a_policy_with_other_features_is_refused(bundle: ControllerBundle) -> None:
     policy = bundle.policy
+    assert policy is not None
     narrow = replace(policy, weights=(policy.weights[0][:, 1:], policy.weights[1]))
     with pytest.raises(BundleError, match=r"policy.npz does not fit profile.json"):
         PrecisionController(replace(bundle, policy=narrow)).propose(1.0)

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import pytest
+import tiny
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -29,6 +30,8 @@ def trained_norm(channels: int) -> nn.BatchNorm2d:
     """A BatchNorm that does something."""
     norm = nn.BatchNorm2d(channels)
     with torch.no_grad():
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
         norm.running_mean.uniform_(-1, 1)
         norm.running_var.uniform_(0.5, 2)
         norm.weight.uniform_(0.5, 2)
@@ -53,7 +56,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.how == "keywords":
-            return self.norm(input=self.conv(input=x)).mean((2, 3))
+            out: Tensor = self.norm(input=self.conv(input=x))
+            return out.mean((2, 3))
         y = self.conv(x)
         match self.how:
             case "plain":
@@ -117,7 +121,8 @@ def test_a_value_written_in_place_is_told_apart_even_if_the_output_hides_it() ->
             self.block = block
 
         def forward(self, x: Tensor) -> Tensor:
-            return x.mean((2, 3)) + 0.0 * self.block(x)
+            still: Tensor = 0.0 * self.block(x)
+            return x.mean((2, 3)) + still
 
     assert not any(folded(Silent(), IMAGES).values())
 
@@ -141,6 +146,7 @@ def test_folding_reproduces_the_convolution_and_its_batch_norm() -> None:
 
 def test_a_batch_norm_without_scale_and_shift_is_folded_too() -> None:
     conv, norm = nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4, affine=False).eval()
+    assert norm.running_var is not None
     norm.running_var.uniform_(0.5, 2.0)
     weights = take_weights(conv, norm)
     torch.testing.assert_close(
@@ -149,10 +155,11 @@ def test_a_batch_norm_without_scale_and_shift_is_folded_too() -> None:
 
 
 def test_a_batch_norm_without_running_statistics_is_not_folded() -> None:
-    model = nn.Sequential(nn.Conv2d(2, 2, 1), nn.BatchNorm2d(2, track_running_stats=False), nn.Flatten())
+    conv, norm = nn.Conv2d(2, 2, 1), nn.BatchNorm2d(2, track_running_stats=False)
+    model = nn.Sequential(conv, norm, nn.Flatten())
     assert folded(model, IMAGES) == {"0": False}
     with pytest.raises(ValueError, match="running statistics"):
-        take_weights(model[0], model[1])
+        take_weights(conv, norm)
 
 
 def test_a_batch_norm_with_an_activation_in_it_is_not_folded() -> None:
@@ -177,7 +184,8 @@ def test_layers_come_in_execution_order_with_their_shapes() -> None:
             self.unused = nn.Linear(3, 3)
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.head(self.depthwise(self.wide(x)).mean((2, 3)))
+            logits: Tensor = self.head(self.depthwise(self.wide(x)).mean((2, 3)))
+            return logits
 
     wide, depthwise, head = (found.shape for found in discovered(Net(), IMAGES))
     assert [wide.name, depthwise.name, head.name] == ["wide", "depthwise", "head"]
@@ -222,7 +230,8 @@ def test_a_layer_that_runs_once_a_batch_has_some_work() -> None:
             self.position, self.head = nn.Linear(1, 1), nn.Linear(3, 2)
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.head(x + self.position(torch.ones(1)))
+            logits: Tensor = self.head(x + self.position(torch.ones(1)))
+            return logits
 
     position = discovered(Net(), torch.randn(8, 3))[0].shape
     assert (position.macs, position.input_elements, position.output_elements) == (1, 1, 1)
@@ -239,7 +248,7 @@ class OwnPadding(nn.Conv2d):
     """Pads in its own way, as TensorFlow does."""
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: A002
-        return super()._conv_forward(F.pad(input, (0, 1, 0, 1)), weight, bias)
+        return F.conv2d(F.pad(input, (0, 1, 0, 1)), weight, bias, self.stride, self.padding)
 
 
 class Renamed(nn.Linear):
@@ -274,7 +283,7 @@ def test_parametrized_layers_switch_with_the_weight_they_compute() -> None:
 
 def test_pruned_layers_switch_with_their_pruned_weight() -> None:
     layer = nn.Linear(4, 3)
-    l1_unstructured(layer, "weight", 6)
+    l1_unstructured(layer, "weight", 6)  # type: ignore[no-untyped-call]
     model = nn.Sequential(layer)
     discovered(model, torch.randn(2, 4))
     assert int((take_weights(layer).weight == 0).sum()) == 6
@@ -327,13 +336,13 @@ def test_a_model_that_returns_no_logits_is_refused_and_left_as_it_was() -> None:
     assert unpatched(model)
 
 
-def test_nothing_stays_patched_after_the_model_fails(conv_model: nn.Module) -> None:
+def test_nothing_stays_patched_after_the_model_fails(conv_model: tiny.ConvNet) -> None:
     with pytest.raises(RuntimeError):
         find_layers(conv_model, torch.randn(2, 3, 8, 8))
     assert unpatched(conv_model)
 
 
-def test_nothing_stays_patched_after_success(conv_model: nn.Module, conv_inputs: Tensor) -> None:
+def test_nothing_stays_patched_after_success(conv_model: tiny.ConvNet, conv_inputs: Tensor) -> None:
     with torch.inference_mode():
         expected = conv_model(conv_inputs)
         discovered(conv_model, conv_inputs)
@@ -341,7 +350,7 @@ def test_nothing_stays_patched_after_success(conv_model: nn.Module, conv_inputs:
     assert unpatched(conv_model)
 
 
-def test_discovery_finds_the_same_in_inference_mode(conv_model: nn.Module, conv_inputs: Tensor) -> None:
+def test_discovery_finds_the_same_in_inference_mode(conv_model: tiny.ConvNet, conv_inputs: Tensor) -> None:
     outside = folded(conv_model, conv_inputs)
     with torch.inference_mode():
         assert folded(conv_model, conv_inputs.clone()) == outside
@@ -349,11 +358,12 @@ def test_discovery_finds_the_same_in_inference_mode(conv_model: nn.Module, conv_
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_weights_and_statistics_that_are_not_finite_are_named(conv_model: nn.Module, bad: float) -> None:
+def test_weights_and_statistics_that_are_not_finite_are_named(conv_model: tiny.ConvNet, bad: float) -> None:
     conv_model.head.weight.data[0, 3] = bad
     with pytest.raises(ModelError, match=r"head.weight holds 1 NaN or infinite of 80 values, allowed are 0"):
         require_finite_weights(conv_model)
     conv_model.head.weight.data.zero_()
+    assert conv_model.stem_bn.running_var is not None
     conv_model.stem_bn.running_var[2:4] = bad
     with pytest.raises(ModelError, match=r"stem_bn.running_var holds 2 NaN or infinite of 8"):
         require_finite_weights(conv_model)

@@ -19,6 +19,7 @@ from wattbit.energy import auto
 from wattbit.energy.auto import choose_meter, counters
 from wattbit.energy.device_model import DeviceModel, MemoryLevel
 from wattbit.energy.meter import EnergyMeter
+from wattbit.energy.nvml import NvmlMeter
 from wattbit.energy.rapl import RaplMeter
 from wattbit.energy.time_power import TimePowerMeter
 from wattbit.errors import MeterError
@@ -121,6 +122,7 @@ def test_a_gpu_s_counter_is_taken_for_a_model_on_that_gpu(monkeypatch: pytest.Mo
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     choice = choose_meter(counters("cuda:1"), FALLBACK)
     assert choice.reason == "Energy is measured by nvml on gpu: NVIDIA Fake 100."
+    assert isinstance(choice.meter, NvmlMeter)
     assert choice.meter.covers("cuda:1")
 
 

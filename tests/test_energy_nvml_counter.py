@@ -54,8 +54,9 @@ def test_several_gpus_are_added_up_each_with_its_own_figure() -> None:
 
 
 def test_work_queued_on_the_gpu_is_waited_for_before_each_reading() -> None:
-    waits = []
-    meter, passing = make_meter(wait=lambda: waits.append(passing.seconds), passing=(passing := FakeTime()))
+    waits: list[float] = []
+    passing = FakeTime()
+    meter, _ = make_meter(wait=lambda: waits.append(passing.seconds), passing=passing)
     measured(meter, lambda: passing.work(1.0))
     assert waits == [1.0, 2.0]
 

@@ -102,7 +102,7 @@ def test_gpus_that_make_no_sense_are_refused(wanted: list[int], told: str) -> No
 @pytest.mark.parametrize(
     "bad", [{"min_window_s": 0.0}, {"sampling_s": float("nan")}, {"min_window_s": float("inf")}]
 )
-def test_times_that_make_no_sense_are_refused(bad: dict[str, float]) -> None:
+def test_times_that_make_no_sense_are_refused(bad: dict[str, Any]) -> None:
     with pytest.raises(MeterError, match="must be above 0 and finite"):
         make_meter(**bad)
 

@@ -201,10 +201,14 @@ def test_a_window_whose_work_raised_is_cancelled_and_the_meter_goes_on() -> None
 
 
 def test_a_first_window_is_thrown_away_so_that_zeus_s_children_start_in_none_that_counts() -> None:
-    monitor = FakeMonitor(FakeTime(), {0: 300.0})
     opened: list[str] = []
-    begin = monitor.begin_window
-    monitor.begin_window = lambda key, **more: (opened.append(key), begin(key, **more))  # type: ignore[method-assign]
+
+    class Counting(FakeMonitor):
+        def begin_window(self, key: str, sync_execution: bool = True) -> None:
+            opened.append(key)
+            super().begin_window(key, sync_execution)
+
+    monitor = Counting(FakeTime(), {0: 300.0})
     make(monitor)
     assert len(opened) == 1
     assert not monitor.open

@@ -3,6 +3,7 @@
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -97,7 +98,7 @@ def test_the_pareto_front_holds_no_plan_that_another_beats() -> None:
     results = example_results()
     (axes,) = draw("pareto", results).axes
     front = next(line for line in axes.get_lines() if line.get_label() == "Pareto front")
-    points = list(zip(front.get_xdata(), front.get_ydata(), strict=True))
+    points = list(zip(np.asarray(front.get_xdata()), np.asarray(front.get_ydata()), strict=True))
     assert points == sorted(points, key=lambda point: (point[0], -point[1]))
     for energy, drop in points:
         for plan in results["archive"]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from gpu_stand_in import SMALL, HandClock, cpu_machine, minute_report, read_report
 
-from scripts.gpu import encoder
+from scripts.gpu import encoder, layers
 
 
 def test_only_plans_that_run_natively_are_measured() -> None:
@@ -32,7 +32,7 @@ def test_a_mixed_plan_tells_attention_from_feed_forward(monkeypatch: pytest.Monk
 
         monkeypatch.setattr(model, "native_kernel", native)
         found = dict(encoder.plans(model))
-    assert len(found) == len(encoder.OFFERED) + len(encoder.MIXED)
+    assert len(found) == len(layers.OFFERED) + len(encoder.MIXED)
     mixed = found["int8 attention, bf16 feed-forward"]
     assert mixed["encoder.layer0.attention.query"] == "int8"
     assert mixed["encoder.layer0.ffn.up"] == "bf16"

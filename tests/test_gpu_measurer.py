@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from scripts.gpu.gpu_measurer import GpuMeasurer
 from scripts.gpu.machine import idle_power_w
-from wattbit.energy.meter import Energy
+from wattbit.energy.meter import Energy, Window
 from wattbit.errors import MeterError
 
 
@@ -118,20 +119,20 @@ class _Spoiled(FakeMeter):
     def window(self) -> Any:
         outer = super().window
 
-        class Window:
-            def __enter__(self) -> Any:
-                self._context = outer()
-                self._window = self._context.__enter__()
-                return self
-
-            def __exit__(self, *error: object) -> None:
-                self._context.__exit__(*error)
+        class Spoiled:
+            def __init__(self, window: Window) -> None:
+                self._window = window
 
             @property
             def result(self) -> Energy:
                 return replace(self._window.result, detail={"foreign_processes": 1.0})
 
-        return Window()
+        @contextmanager
+        def spoiled() -> Iterator[Spoiled]:
+            with outer() as window:
+                yield Spoiled(window)
+
+        return spoiled()
 
 
 def test_what_the_protocol_would_throw_away_is_kept_with_a_caution() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+import tiny
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -31,11 +32,16 @@ def attached(net: nn.Module, x: Tensor, *precisions: str) -> SwitchableModel:
     return model
 
 
+def found_of(sensitivity: Sensitivity | None) -> Sensitivity:
+    assert sensitivity is not None
+    return sensitivity
+
+
 def both(model: SwitchableModel, x: Tensor, nats: float = NEVER) -> list[tuple[Sensitivity, Sensitivity]]:
     candidates = [candidate for candidate in all_of(model) if candidate[1].name != "fp32"]
     followed = adjoint_sensitivities(model, x, candidates, 64, doubtful_nats=nats)
     measured = direct_sensitivities(model, x, candidates, 64)
-    return list(zip(followed, measured, strict=True))
+    return [(found_of(one), found_of(other)) for one, other in zip(followed, measured, strict=True)]
 
 
 def assert_near(pairs: list[tuple[Sensitivity, Sensitivity]], rel: float) -> None:
@@ -48,7 +54,7 @@ def assert_near(pairs: list[tuple[Sensitivity, Sensitivity]], rel: float) -> Non
 class Net(nn.Module):
     """Two layers and a head; ``step`` is what happens in between."""
 
-    def __init__(self, step: Callable[[nn.Module, Tensor], Tensor], classes: int = 4) -> None:
+    def __init__(self, step: Callable[[Net, Tensor], Tensor], classes: int = 4) -> None:
         super().__init__()
         self.first, self.second, self.head = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, classes)
         self.step = step
@@ -64,7 +70,7 @@ def rows(samples: int = 64, seed: int = 0) -> Tensor:
 
 @pytest.mark.parametrize("precision", ["bf16", "int8"])
 def test_small_deviations_come_out_as_measured_on_a_convolutional_network(
-    conv_model: nn.Module, conv_inputs: Tensor, precision: str
+    conv_model: tiny.ConvNet, conv_inputs: Tensor, precision: str
 ) -> None:
     with attached(conv_model, conv_inputs, precision) as model:
         assert_near(both(model, conv_inputs), rel=0.1)
@@ -72,7 +78,7 @@ def test_small_deviations_come_out_as_measured_on_a_convolutional_network(
 
 @pytest.mark.parametrize("precision", ["bf16", "int8", "int4"])
 def test_small_deviations_come_out_as_measured_on_a_transformer(
-    linear_model: nn.Module, linear_inputs: Tensor, precision: str
+    linear_model: tiny.TokenNet, linear_inputs: Tensor, precision: str
 ) -> None:
     with attached(linear_model, linear_inputs, precision) as model:
         assert_near(both(model, linear_inputs), rel=0.1)
@@ -99,18 +105,19 @@ def test_many_classes_count_the_improbable_ones_as_one_which_loses_little() -> N
 
 
 def test_layers_that_are_written_into_called_twice_or_beside_shortcuts_come_out_as_measured() -> None:
-    def step(net: nn.Module, x: Tensor) -> Tensor:
+    def step(net: Net, x: Tensor) -> Tensor:
         y = torch.relu_(net.first(x))
         z = net.second(y)
         z += y
-        return z + net.second(torch.tanh(z))
+        out: Tensor = z + net.second(torch.tanh(z))
+        return out
 
     with attached(Net(step), rows(), "bf16") as model:
         assert_near(both(model, rows()), rel=0.15)
 
 
 def test_a_layer_that_writes_its_samples_along_another_axis_is_measured_directly() -> None:
-    def step(net: nn.Module, x: Tensor) -> Tensor:
+    def step(net: Net, x: Tensor) -> Tensor:
         tokens_first = torch.stack([x] * 64)  # as many tokens as samples: no shape can tell
         return torch.relu(net.second(torch.relu(net.first(tokens_first)))).mean(0)
 
@@ -121,7 +128,7 @@ def test_a_layer_that_writes_its_samples_along_another_axis_is_measured_directly
 
 
 def test_a_large_divergence_is_measured_directly_on_some_samples(
-    conv_model: nn.Module, conv_inputs: Tensor
+    conv_model: tiny.ConvNet, conv_inputs: Tensor
 ) -> None:
     with attached(conv_model, conv_inputs, "int8", "int2") as model:
         int8, int2 = model.precisions[1:]
@@ -134,16 +141,22 @@ def test_a_large_divergence_is_measured_directly_on_some_samples(
         assert small != on_some
 
 
-def test_rows_that_nothing_depends_on_are_not_run() -> None:
+def test_rows_that_nothing_depends_on_are_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
     net = Net(lambda net, x: torch.relu(net.first(x))[:, :2].mean(1))
     x = torch.stack([rows()] * 7, 1)  # 7 tokens, of which the network uses 2
     with attached(net, x, "bf16") as model:
         assert_near(both(model, x)[:1], rel=0.05)
         read: list[Tensor] = []
         run = model.layer_callable
-        model.layer_callable = lambda index, name: (  # type: ignore[method-assign]
-            run(index, name) if name == "fp32" else lambda y: (read.append(y), run(index, name)(y))[1]
-        )
+
+        def reading(index: int, name: str) -> Callable[[Tensor], Tensor]:
+            def read_and_run(y: Tensor) -> Tensor:
+                read.append(y)
+                return run(index, name)(y)
+
+            return run(index, name) if name == "fp32" else read_and_run
+
+        monkeypatch.setattr(model, "layer_callable", reading)
         adjoint_sensitivities(model, x, all_of(model)[:2], 32, doubtful_nats=NEVER)
     assert [len(y) for y in read] == [32] * 4
 
@@ -209,7 +222,7 @@ def test_a_frozen_model_is_followed_as_well() -> None:
 
 def test_a_model_that_forbids_derivatives_is_refused_with_the_remedy() -> None:
     @torch.no_grad()
-    def step(net: nn.Module, x: Tensor) -> Tensor:
+    def step(net: Net, x: Tensor) -> Tensor:
         return torch.relu(net.first(x))
 
     net = Net(lambda net, x: x)

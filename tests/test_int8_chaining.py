@@ -30,7 +30,8 @@ class Net(nn.Module):
         y = self.relu1(self.conv1(x))
         z = self.relu2(self.norm2(self.conv2(y)))
         z = self.conv4(self.conv3(z) + z)
-        return self.head(z.flatten(1))
+        logits: Tensor = self.head(z.flatten(1))
+        return logits
 
 
 def net() -> Net:

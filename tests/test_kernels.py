@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
@@ -79,7 +80,7 @@ def convolutions(draw: st.DrawFn) -> tuple[LayerWeights, Tensor]:
     return take_weights(conv), x
 
 
-GEOMETRIES = {
+GEOMETRIES: dict[str, dict[str, Any]] = {
     "plain": {},
     "strided": {"stride": (2, 3)},
     "padded": {"padding": (2, 1)},
@@ -128,6 +129,7 @@ def test_blocks_cross_pixels_where_channels_do_not_fill_them() -> None:
     layer, x = convolution(4, 3), random(1, 4, 3, 3)
     column = x.permute(0, 2, 3, 1).flatten()
     weight = layer.weight.permute(0, 2, 3, 1).flatten(1)
+    assert layer.bias is not None
     expected = round_mxfp4(weight) @ round_mxfp4(column) + layer.bias
     torch.testing.assert_close(emulate(layer, "mxfp4", x).flatten(), expected, atol=1e-5, rtol=1e-5)
 
@@ -211,6 +213,7 @@ def test_taking_weights_leaves_the_module_its_own() -> None:
     assert torch.equal(layer.weight, module.weight)
     assert layer.weight.data_ptr() != module.weight.data_ptr()
     assert layer.bias is not None
+    assert module.bias is not None
     assert layer.bias.data_ptr() != module.bias.data_ptr()
     assert (layer.stride, layer.padding, layer.dilation, layer.groups) == ((2, 1), (0, 1), (1, 1), 1)
     assert layer.is_conv
@@ -344,7 +347,7 @@ def test_native_int8_predicts_what_emulated_int8_predicts_on_a_real_model(tmp_pa
 
 
 def test_without_vnni_int8_runs_emulated_and_says_so(
-    monkeypatch: pytest.MonkeyPatch, conv_model: nn.Module, conv_inputs: Tensor
+    monkeypatch: pytest.MonkeyPatch, conv_model: tiny.ConvNet, conv_inputs: Tensor
 ) -> None:
     monkeypatch.setattr(cpu, "has_vnni", lambda: False)
     layer = take_weights(nn.Linear(24, 10))
@@ -354,7 +357,7 @@ def test_without_vnni_int8_runs_emulated_and_says_so(
         model.calibrate([conv_inputs])
         plan = PrecisionPlan.uniform(model.layer_names, "int8")
         assert [model.native_kernel(index, "int8") for index in range(4)] == [None] * 4
-        assert [kernel.native for kernel in model.prepare(plan)] == [None] * 4
+        assert [kernel is not None and kernel.native for kernel in model.prepare(plan)] == [None] * 4
         assert model.native_kernel(0, "fp32") == "torch"
         found = model.run(conv_inputs, plan)
     with SwitchableModel(conv_model, conv_inputs[:2], ["int8"], native=False) as model:

@@ -33,7 +33,7 @@ def _trained_perceptron() -> tuple[nn.Sequential, Tensor]:
     optimizer = torch.optim.Adam(net.parameters(), 0.01)
     for _ in range(60):
         optimizer.zero_grad()
-        F.cross_entropy(net(x), labels).backward()
+        F.cross_entropy(net(x), labels).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     return net.eval(), x
 
@@ -87,6 +87,7 @@ def test_each_native_convolution_of_this_gpu_gives_what_the_emulated_one_gives(
     name: str, layout: torch.memory_format, groups: int
 ) -> None:
     layer = conv(groups)
+    assert layer.bias is not None
     layer = dataclasses.replace(layer, weight=layer.weight.to(CUDA), bias=layer.bias.to(CUDA))
     x = torch.randn(4, 8, 9, 7).to(CUDA).contiguous(memory_format=layout)
     native = find_native(layer, precision(name))

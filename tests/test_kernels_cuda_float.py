@@ -12,6 +12,7 @@ from cuda_stand_ins import calibrated, conv, linear, relative_error
 from wattbit.errors import WattbitError
 from wattbit.execution.kernels.cuda_float import has_fp32_precision, pack_half, pack_tf32, tf32_products
 from wattbit.execution.kernels.emulated import pack_emulated
+from wattbit.execution.kernels.kernel import Pack
 from wattbit.execution.kernels.layer_weights import LayerWeights
 from wattbit.precision import precision
 
@@ -38,7 +39,7 @@ def test_a_tf32_kernel_gives_what_the_emulated_one_gives(layer: LayerWeights) ->
 
 @pytest.mark.parametrize("pack", [pack_half, pack_tf32])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_a_convolution_answers_in_the_layout_of_its_input(pack, layout: torch.memory_format) -> None:
+def test_a_convolution_answers_in_the_layout_of_its_input(pack: Pack, layout: torch.memory_format) -> None:
     x = torch.randn(4, 8, 9, 7).contiguous(memory_format=layout)
     name = "bf16" if pack is pack_half else "tf32"
     y = pack(conv(), precision(name), calibrated(x))(x)
@@ -52,7 +53,7 @@ def test_models_that_view_the_output_of_a_convolution_go_on_working() -> None:
 
 
 @pytest.mark.parametrize(("pack", "name"), [(pack_half, "bf16"), (pack_half, "fp16"), (pack_tf32, "tf32")])
-def test_a_single_image_without_a_batch_axis_runs(pack, name: str) -> None:
+def test_a_single_image_without_a_batch_axis_runs(pack: Pack, name: str) -> None:
     x = torch.randn(8, 9, 7)
     run = pack(conv(), precision(name), calibrated(x))
     assert torch.allclose(run(x), run(x.unsqueeze(0)).squeeze(0), atol=1e-2)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -11,13 +13,14 @@ from torch import Tensor
 
 from wattbit.execution.kernels import cuda, find_native
 from wattbit.execution.kernels.cuda_low_bit import pack_fp8, pack_int8
+from wattbit.execution.kernels.kernel import Pack
 from wattbit.execution.kernels.layer_weights import LayerWeights
 from wattbit.execution.kernels.registry import NATIVE_KERNELS
 from wattbit.precision import precision
 
 
 @pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch):
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Pretends that the GPU has a capability, and that every kernel passes its trial."""
 
     def pretend(*capability: int) -> None:
@@ -42,7 +45,9 @@ def gpu(monkeypatch: pytest.MonkeyPatch):
         ((0, 0), set()),  # torch built for another maker's GPUs
     ],
 )
-def test_a_device_runs_what_its_capability_has(gpu, capability: tuple[int, int], runs: set[str]) -> None:
+def test_a_device_runs_what_its_capability_has(
+    gpu: Callable[..., None], capability: tuple[int, int], runs: set[str]
+) -> None:
     gpu(*capability)
     layer = linear(64, 64)
     found = {name for name in PRECISION_NAMES if _supported(name, layer)}
@@ -67,18 +72,20 @@ def _supported(name: str, layer: LayerWeights) -> bool:
     ],
 )
 def test_shapes_that_an_operation_cannot_take_are_refused(
-    gpu, out: int, width: int, refused: set[str]
+    gpu: Callable[..., None], out: int, width: int, refused: set[str]
 ) -> None:
     layer = linear(out, width)
     names = {"tf32", "bf16", "fp16", "fp8_e4m3", "int8", "int4_wo"}
     assert {name for name in names if not _supported(name, layer)} == refused
 
 
-def test_convolutions_run_natively_in_the_float_formats_only(gpu) -> None:
+def test_convolutions_run_natively_in_the_float_formats_only(gpu: Callable[..., None]) -> None:
     assert {name for name in PRECISION_NAMES if _supported(name, conv())} == {"tf32", "bf16", "fp16"}
 
 
-def test_tf32_is_no_name_for_a_depthwise_convolution_in_fp32(gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tf32_is_no_name_for_a_depthwise_convolution_in_fp32(
+    gpu: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert not _supported("tf32", conv(groups=8))
     assert _supported("bf16", conv(groups=8))
     monkeypatch.setattr(torch.backends.cudnn, "is_available", lambda: False)
@@ -104,7 +111,7 @@ def test_the_capability_is_that_of_the_device_in_question(monkeypatch: pytest.Mo
     assert cuda.compute_capability(torch.device("cuda:1")) == (9, 0)
 
 
-def _tried(name: str, pack) -> bool:
+def _tried(name: str, pack: Pack) -> bool:
     """The trial of a kernel, here on the CPU, with ``pack`` in its place."""
     return cuda.works.__wrapped__(dataclasses.replace(operation(name), pack=pack), torch.device("cpu"), False)
 
@@ -121,13 +128,12 @@ def test_float_kernels_pass_their_trial(name: str, is_conv: bool) -> None:
 
 
 def test_a_product_that_is_wrong_on_this_device_is_not_used(caplog: pytest.LogCaptureFixture) -> None:
-    assert not _tried("int8", lambda *args: pack_int8(*args, lambda a, b: int8_product(a, b) // 2))
+    assert not _tried("int8", partial(pack_int8, product=lambda a, b: int8_product(a, b) // 2))
     assert "cuda int8 on cpu is off by" in caplog.text
 
 
 def test_a_product_that_gives_nan_is_not_used() -> None:
-    nan = lambda a, b: fp8_product(a, b) * torch.nan  # noqa: E731
-    assert not _tried("fp8_e4m3", lambda *args: pack_fp8(*args, nan))
+    assert not _tried("fp8_e4m3", partial(pack_fp8, product=lambda a, b: fp8_product(a, b) * torch.nan))
 
 
 def test_an_operation_that_this_device_refuses_is_emulated_and_says_so(
@@ -136,7 +142,7 @@ def test_an_operation_that_this_device_refuses_is_emulated_and_says_so(
     def refuse(a: Tensor, b: Tensor) -> Tensor:
         raise RuntimeError("CUBLAS_STATUS_NOT_SUPPORTED\nsome more lines")
 
-    assert not _tried("int8", lambda *args: pack_int8(*args, refuse))
+    assert not _tried("int8", partial(pack_int8, product=refuse))
     assert "cuda int8 does not run on cpu (CUBLAS_STATUS_NOT_SUPPORTED): it is emulated" in caplog.text
 
 
@@ -145,7 +151,7 @@ def test_running_out_of_memory_in_a_trial_says_nothing_about_the_kernel() -> Non
         raise torch.OutOfMemoryError
 
     with pytest.raises(torch.OutOfMemoryError):
-        _tried("int8", lambda *args: pack_int8(*args, exhaust))
+        _tried("int8", partial(pack_int8, product=exhaust))
 
 
 def test_a_trial_leaves_the_users_random_numbers_alone() -> None:

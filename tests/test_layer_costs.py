@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 import torch
+from comparisons import interval
 from fake_machine import FakeMachine, FakeMeter
 from torch import Tensor, nn
 
+from wattbit.calibration import LayerCalibration
 from wattbit.energy import measurer, protocol
 from wattbit.energy.device_model import DeviceModel
 from wattbit.energy.measurement_cache import MeasurementCache
 from wattbit.errors import MeterError, PlanError
 from wattbit.execution.kernels import registry
-from wattbit.execution.kernels.kernel import NativeKernel
+from wattbit.execution.kernels.kernel import Kernel, NativeKernel
+from wattbit.execution.kernels.layer_weights import LayerWeights
 from wattbit.execution.switchable import SwitchableModel
-from wattbit.precision import precision
+from wattbit.precision import Precision, precision
 from wattbit.profiling.layer_costs import MeteredCost, ModelledCost
-from wattbit.profiling.profiler import measure_profile
+from wattbit.profiling.profiler import LayerCost, measure_profile
 
 FP32, INT8, INT4 = precision("fp32"), precision("int8"), precision("int4")
 
@@ -31,7 +35,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> FakeMachine:
     """A machine whose meter charges for the values that layers read and write; nothing else takes time."""
     machine = FakeMachine()
 
-    def compare_all(*args: Any, **settings: Any) -> list[protocol.Comparison]:
+    def compare_all(*args: Any, **settings: Any) -> list[protocol.EnergyComparison]:
         return protocol.compare_all(*args, **settings, clock=machine.clock)
 
     monkeypatch.setattr(measurer, "compare_all", compare_all)
@@ -42,14 +46,14 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> FakeMachine:
 def fake_int8(monkeypatch: pytest.MonkeyPatch, machine: FakeMachine) -> None:
     """A native int8 kernel that takes a quarter of the reference's time, on any CPU."""
 
-    def pack(layer: Any, wanted: Any, calibration: Any) -> Any:
+    def pack(layer: LayerWeights, wanted: Precision, calibration: LayerCalibration, /) -> Kernel:
         def run(x: Tensor) -> Tensor:
             machine.work(x.numel() * 1e-6 / 4)
             return layer.apply(x, layer.weight)
 
         return run
 
-    def supports(device: Any, layer: Any, wanted: Any) -> bool:
+    def supports(device: torch.device, layer: LayerWeights, wanted: Precision) -> bool:
         return wanted.name == "int8"
 
     kernel = NativeKernel("fake int8", supports, pack)
@@ -70,7 +74,7 @@ class Timed(nn.Module):
         self._machine = machine
 
     @staticmethod
-    def _timed(machine: FakeMachine, forward: Any) -> Any:
+    def _timed(machine: FakeMachine, forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
         def run(input: Tensor) -> Tensor:  # noqa: A002
             machine.work(input.numel() * 1e-6)
             return forward(input)
@@ -79,7 +83,8 @@ class Timed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         self._machine.work(self.rest_s)
-        return self.same_as_first(self.twice(self.twice(self.first(x))))
+        out: Tensor = self.same_as_first(self.twice(self.twice(self.first(x))))
+        return out
 
 
 @pytest.fixture
@@ -90,51 +95,66 @@ def timed(machine: FakeMachine, fake_int8: None) -> Iterator[SwitchableModel]:
         yield model
 
 
-def metered(model: SwitchableModel, machine: FakeMachine, samples: int = 8) -> MeteredCost:
-    return MeteredCost(FakeMeter(machine), model, torch.randn(samples, 4), window_s=1e-3, trials=3)
+def cost_of(costs: MeteredCost | ModelledCost, index: int, wanted: Precision) -> LayerCost:
+    """The cost of a layer that has one."""
+    found = costs.layer_cost(index, wanted)
+    assert found is not None
+    return found
 
 
-def test_a_measured_layer_costs_what_the_meter_read_for_one_sample(timed, machine) -> None:
-    cost = metered(timed, machine).layer_cost(0, FP32)
-    assert cost is not None
+def metered(
+    model: SwitchableModel, machine: FakeMachine, samples: int = 8, meter: FakeMeter | None = None
+) -> MeteredCost:
+    return MeteredCost(meter or FakeMeter(machine), model, torch.randn(samples, 4), window_s=1e-3, trials=3)
+
+
+def test_a_measured_layer_costs_what_the_meter_read_for_one_sample(
+    timed: SwitchableModel, machine: FakeMachine
+) -> None:
+    cost = cost_of(metered(timed, machine), 0, FP32)
     assert cost.energy_j == pytest.approx(4e-6)
     assert cost.latency_ms == pytest.approx(4e-3)
 
 
-def test_a_layer_that_runs_twice_costs_both_of_its_runs(timed, machine) -> None:
+def test_a_layer_that_runs_twice_costs_both_of_its_runs(timed: SwitchableModel, machine: FakeMachine) -> None:
     costs = metered(timed, machine)
     for candidate in (FP32, INT8):
-        once, twice = costs.layer_cost(0, candidate), costs.layer_cost(1, candidate)
+        once, twice = cost_of(costs, 0, candidate), cost_of(costs, 1, candidate)
         assert twice.energy_j == pytest.approx(2 * once.energy_j)
         assert twice.latency_ms == pytest.approx(2 * once.latency_ms)
 
 
-def test_a_native_precision_costs_its_share_of_the_reference(timed, machine) -> None:
-    cost = metered(timed, machine).layer_cost(0, INT8)
+def test_a_native_precision_costs_its_share_of_the_reference(
+    timed: SwitchableModel, machine: FakeMachine
+) -> None:
+    cost = cost_of(metered(timed, machine), 0, INT8)
     assert cost.energy_j == pytest.approx(1e-6)
     assert cost.latency_ms == pytest.approx(1e-3)
     assert cost.energy_rel_std == pytest.approx(0.0, abs=1e-9)
 
 
-def test_a_machine_that_slows_down_between_two_layers_does_not_change_their_ratio(timed, machine) -> None:
+def test_a_machine_that_slows_down_between_two_layers_does_not_change_their_ratio(
+    timed: SwitchableModel, machine: FakeMachine
+) -> None:
     costs = metered(timed, machine)
-    reference = costs.layer_cost(0, FP32)
+    reference = cost_of(costs, 0, FP32)
     machine.watts = lambda seconds: 7.0
-    assert costs.layer_cost(0, INT8).energy_j == pytest.approx(reference.energy_j / 4)
+    assert cost_of(costs, 0, INT8).energy_j == pytest.approx(reference.energy_j / 4)
 
 
-def test_what_runs_emulated_has_no_measured_cost(timed, machine) -> None:
+def test_what_runs_emulated_has_no_measured_cost(timed: SwitchableModel, machine: FakeMachine) -> None:
     costs = metered(timed, machine)
     assert costs.layer_cost(0, INT4) is None
     assert costs.layer_cost(0, FP32) is not None
 
 
-def test_layers_of_equal_shape_share_one_measurement(timed, machine) -> None:
-    costs = metered(timed, machine)
+def test_layers_of_equal_shape_share_one_measurement(timed: SwitchableModel, machine: FakeMachine) -> None:
+    meter = FakeMeter(machine)
+    costs = metered(timed, machine, meter=meter)
     costs.layer_cost(0, INT8)
-    windows = costs._meter.windows
+    windows = meter.windows
     assert costs.layer_cost(2, INT8) == costs.layer_cost(0, INT8)
-    assert costs._meter.windows == windows
+    assert meter.windows == windows
 
 
 def test_a_layer_with_batch_norm_is_measured_apart_from_one_without(
@@ -146,10 +166,10 @@ def test_a_layer_with_batch_norm_is_measured_apart_from_one_without(
             self.plain, self.normed = nn.Conv2d(2, 2, 1), nn.Conv2d(2, 2, 1)
             self.norm = nn.BatchNorm2d(2)
             for module, seconds in ((self.plain, 1e-4), (self.normed, 1e-4), (self.norm, 3e-4)):
-                module.forward = self._timed(module.forward, seconds)
+                module.forward = self._timed(module.forward, seconds)  # type: ignore[method-assign, assignment]
 
         @staticmethod
-        def _timed(forward: Any, seconds: float) -> Any:
+        def _timed(forward: Callable[[Tensor], Tensor], seconds: float) -> Callable[[Tensor], Tensor]:
             def run(input: Tensor) -> Tensor:  # noqa: A002
                 machine.work(seconds)
                 return forward(input)
@@ -157,34 +177,44 @@ def test_a_layer_with_batch_norm_is_measured_apart_from_one_without(
             return run
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.norm(self.normed(self.plain(x))).mean((2, 3))
+            out: Tensor = self.norm(self.normed(self.plain(x)))
+            return out.mean((2, 3))
 
     x = torch.randn(2, 2, 3, 3)
     with SwitchableModel(Net().eval(), x, ["int8"]) as model:
         assert model.folds_batch_norm == (False, True)
         costs = MeteredCost(FakeMeter(machine), model, x, window_s=1e-3, trials=2)
-        assert costs.layer_cost(0, FP32).energy_j == pytest.approx(1e-4 / 2)
-        assert costs.layer_cost(1, FP32).energy_j == pytest.approx(4e-4 / 2)
+        assert cost_of(costs, 0, FP32).energy_j == pytest.approx(1e-4 / 2)
+        assert cost_of(costs, 1, FP32).energy_j == pytest.approx(4e-4 / 2)
 
 
-def test_the_rest_of_the_model_is_the_whole_less_its_layers(timed, machine) -> None:
+def test_the_rest_of_the_model_is_the_whole_less_its_layers(
+    timed: SwitchableModel, machine: FakeMachine
+) -> None:
     energy_j, latency_ms = metered(timed, machine).residual_cost()
     assert energy_j == pytest.approx(1e-4 / 8, rel=1e-3)
     assert latency_ms == pytest.approx(1e-1 / 8, rel=1e-3)
 
 
-def test_a_rest_that_noise_hides_is_unknown_and_not_zero(timed, machine) -> None:
+def test_a_rest_that_noise_hides_is_unknown_and_not_zero(
+    timed: SwitchableModel, machine: FakeMachine
+) -> None:
+    assert isinstance(timed.model, Timed)
     timed.model.rest_s = -1e-5
     assert metered(timed, machine).residual_cost() == (None, None)
 
 
-def test_measured_figures_carry_the_meter_s_provenance_and_device(timed, machine) -> None:
+def test_measured_figures_carry_the_meter_s_provenance_and_device(
+    timed: SwitchableModel, machine: FakeMachine
+) -> None:
     costs = metered(timed, machine)
     assert (costs.provenance, costs.device) == ("measured", "fake")
     assert costs.conversion_j(FP32, INT8) == 0.0
 
 
-def test_a_rest_is_charged_on_the_layers_figures_whatever_the_machine_does_in_between(timed, machine) -> None:
+def test_a_rest_is_charged_on_the_layers_figures_whatever_the_machine_does_in_between(
+    timed: SwitchableModel, machine: FakeMachine
+) -> None:
     costs = metered(timed, machine)
     for index in range(3):
         costs.layer_cost(index, FP32)
@@ -193,7 +223,9 @@ def test_a_rest_is_charged_on_the_layers_figures_whatever_the_machine_does_in_be
     assert energy_j == pytest.approx(1e-4 / 8, rel=1e-3)
 
 
-def test_measurements_are_open_to_reports_with_the_layers_they_stand_for(timed, machine) -> None:
+def test_measurements_are_open_to_reports_with_the_layers_they_stand_for(
+    timed: SwitchableModel, machine: FakeMachine
+) -> None:
     costs = metered(timed, machine)
     for index in range(3):
         costs.layer_cost(index, INT8)
@@ -201,16 +233,24 @@ def test_measurements_are_open_to_reports_with_the_layers_they_stand_for(timed, 
     assert set(by_layers) == {("first", "same_as_first"), ("twice",)}
     shared = by_layers["first", "same_as_first"]
     assert shared.precision == "int8"
-    assert shared.found.ratio_low <= 0.25 <= shared.found.ratio_high * (1 + 1e-9)
+    low, high = interval(shared.found)
+    assert low <= 0.25 <= high * (1 + 1e-9)
 
 
-def test_a_figure_at_the_reference_has_the_reference_s_own_spread(timed, machine) -> None:
+def test_a_figure_at_the_reference_has_the_reference_s_own_spread(
+    timed: SwitchableModel, machine: FakeMachine
+) -> None:
     machine.watts = lambda seconds: 1.0 + seconds
-    cost = metered(timed, machine).layer_cost(0, FP32)
-    assert cost.energy_rel_std > metered(timed, machine).layer_cost(0, INT8).energy_rel_std
+    cost = cost_of(metered(timed, machine), 0, FP32)
+    other = cost_of(metered(timed, machine), 0, INT8)
+    assert cost.energy_rel_std is not None
+    assert other.energy_rel_std is not None
+    assert cost.energy_rel_std > other.energy_rel_std
 
 
-def test_a_figure_that_scatters_is_said_to(timed, machine, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_figure_that_scatters_is_said_to(
+    timed: SwitchableModel, machine: FakeMachine, caplog: pytest.LogCaptureFixture
+) -> None:
     machine.watts = lambda seconds: 1.0 + 0.9 * math.sin(1e3 * seconds)
     metered(timed, machine).layer_cost(0, INT8)
     assert (
@@ -220,7 +260,7 @@ def test_a_figure_that_scatters_is_said_to(timed, machine, caplog: pytest.LogCap
 
 
 def test_energy_above_idle_is_kept_where_idle_power_was_asked_for(
-    timed, machine, monkeypatch: pytest.MonkeyPatch
+    timed: SwitchableModel, machine: FakeMachine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(measurer, "measure_idle_w", lambda meter, seconds: 0.4)
     costs = MeteredCost(FakeMeter(machine), timed, torch.randn(8, 4), window_s=1e-3, trials=2, idle_s=1.0)
@@ -230,7 +270,9 @@ def test_energy_above_idle_is_kept_where_idle_power_was_asked_for(
         assert measured.found.net_reference_j == pytest.approx(0.6 * measured.found.reference_j)
 
 
-def test_a_whole_plan_is_confirmed_against_what_the_profile_says(timed, machine) -> None:
+def test_a_whole_plan_is_confirmed_against_what_the_profile_says(
+    timed: SwitchableModel, machine: FakeMachine
+) -> None:
     costs = metered(timed, machine)
     profile = measure_profile(timed, torch.randn(8, 4), costs)
     plan = timed.reference_plan.replace(first="int8")
@@ -256,7 +298,9 @@ class GpuMeter(FakeMeter):
         return device.startswith("cuda")
 
 
-def test_a_meter_of_another_device_than_the_model_s_is_refused(timed, machine) -> None:
+def test_a_meter_of_another_device_than_the_model_s_is_refused(
+    timed: SwitchableModel, machine: FakeMachine
+) -> None:
     with pytest.raises(
         MeterError, match="the model is on cpu, whose energy is not counted by the meter of fake"
     ):
@@ -277,7 +321,9 @@ def profiled(
     return measure_profile(model, batch, costs), meter.windows
 
 
-def test_a_second_profile_measures_nothing_and_is_the_same(timed, machine, tmp_path: Path) -> None:
+def test_a_second_profile_measures_nothing_and_is_the_same(
+    timed: SwitchableModel, machine: FakeMachine, tmp_path: Path
+) -> None:
     first, windows = profiled(timed, machine, tmp_path)
     assert windows > 0
     machine.watts = lambda seconds: 5.0
@@ -298,19 +344,20 @@ def test_a_second_profile_measures_nothing_and_is_the_same(timed, machine, tmp_p
     ids=lambda changed: next(iter(changed)),
 )
 def test_what_a_measurement_depends_on_makes_it_anew(
-    timed, machine, tmp_path: Path, changed: dict[str, Any]
+    timed: SwitchableModel, machine: FakeMachine, tmp_path: Path, changed: dict[str, Any]
 ) -> None:
     profiled(timed, machine, tmp_path)
     assert profiled(timed, machine, tmp_path, **changed)[1] > 0
 
 
 def test_other_weights_or_another_torch_are_measured_anew(
-    timed, machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    timed: SwitchableModel, machine: FakeMachine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     profiled(timed, machine, tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(torch, "__version__", "99.0")
         assert profiled(timed, machine, tmp_path)[1] > 0
+    assert isinstance(timed.model, Timed)
     with torch.no_grad():
         timed.model.first.weight.mul_(2.0)
     assert profiled(timed, machine, tmp_path)[1] > 0
@@ -322,7 +369,7 @@ def test_other_weights_or_another_torch_are_measured_anew(
 def test_modelled_costs_are_the_table_s(switchable: SwitchableModel, device_model: DeviceModel) -> None:
     costs = ModelledCost(device_model, switchable.shapes, batch_size=4)
     shape = switchable.shapes[0]
-    cost = costs.layer_cost(0, INT8)
+    cost = cost_of(costs, 0, INT8)
     assert cost.energy_j == device_model.layer_energy_j(shape, INT8, 4)
     assert cost.latency_ms == device_model.layer_latency_s(shape, INT8, 4) * 1e3
     assert cost.energy_rel_std is None
@@ -346,14 +393,14 @@ def test_a_format_the_device_lacks_has_no_cost(device_model: DeviceModel) -> Non
     assert costs.conversion_j(INT8, INT8) == 0.0
 
 
-def test_the_real_meter_s_figures_are_finite(linear_model: nn.Module, linear_inputs: Tensor) -> None:
+def test_the_real_meter_s_figures_are_finite(linear_model: tiny.TokenNet, linear_inputs: Tensor) -> None:
     from wattbit.energy.time_power import TimePowerMeter
 
     meter = TimePowerMeter(10.0, "a test", clock="wall")
     with SwitchableModel(linear_model, linear_inputs[:2], ["int8"]) as model:
         model.calibrate([linear_inputs])
         costs = MeteredCost(meter, model, linear_inputs, window_s=1e-4, trials=2)
-        found = costs.layer_cost(0, FP32)
+        found = cost_of(costs, 0, FP32)
         assert math.isfinite(found.energy_j)
         assert found.energy_j > 0
         assert costs.provenance == "estimated"

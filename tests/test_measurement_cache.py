@@ -53,7 +53,9 @@ def test_two_that_write_keep_each_other_s_measurements(tmp_path: Path) -> None:
 
 def test_a_measurement_that_scattered_is_kept_as_one_that_did(tmp_path: Path) -> None:
     cache(tmp_path).put(PARTS, EnergyComparison(0.5, 0.2, 1e-3, 5e-4, 2e-3, 1e-3, 15, 100, reliable=False))
-    assert not cache(tmp_path).get(PARTS).reliable
+    found = cache(tmp_path).get(PARTS)
+    assert found is not None
+    assert not found.reliable
 
 
 @pytest.mark.parametrize(

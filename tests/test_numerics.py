@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ from wattbit.numerics import (
 def everything() -> dict[str, Callable[[Tensor], Tensor]]:
     quantizer = AffineQuantizer(0.1, 7, 4)
     return {
-        **{name: lambda x, name=name: round_float(x, name) for name in FLOAT_FORMATS},
+        **{name: partial(round_float, name=name) for name in FLOAT_FORMATS},
         "scaled fp8": lambda x: scale_round_fp8(x, 0.013),
         "mxfp4": round_mxfp4,
         "nvfp4": round_nvfp4,

@@ -1,6 +1,7 @@
 """Float formats: bit for bit what the reference implementations and the specifications say."""
 
 import math
+from collections.abc import Callable
 
 import ml_dtypes
 import numpy as np
@@ -70,11 +71,12 @@ def tf32_reference(x: Array) -> Array:
 def test_wide_formats_agree_to_the_bit_with_their_reference_everywhere(name: str) -> None:
     x = hard_values()
     with np.errstate(over="ignore", invalid="ignore"):
-        expected = {
+        references: dict[str, Callable[[Array], Array]] = {
             "tf32": tf32_reference,
             "bf16": lambda v: v.astype(ml_dtypes.bfloat16).astype(np.float32),
             "fp16": lambda v: v.astype(np.float16).astype(np.float32),
-        }[name](x)
+        }
+        expected = references[name](x)
     assert same_bits(round_float(torch.from_numpy(x), name), expected)
 
 
@@ -102,7 +104,7 @@ def test_small_formats_break_every_tie_to_even_and_round_its_neighbours_apart(na
 
 def test_fp4_knows_exactly_the_eight_magnitudes_of_e2m1() -> None:
     x = torch.linspace(-8, 8, 4001)
-    assert round_float(x, "fp4_e2m1").abs().unique().tolist() == [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0]
+    assert sorted(set(round_float(x, "fp4_e2m1").abs().tolist())) == [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0]
 
 
 @pytest.mark.parametrize("name", FLOAT_FORMATS)

@@ -6,6 +6,7 @@ import copy
 import json
 import pickle
 from pathlib import Path
+from random import Random
 
 import pytest
 from hypothesis import given, settings
@@ -37,7 +38,9 @@ def test_a_plan_survives_its_json(plan: PrecisionPlan) -> None:
 
 @given(PLANS, st.randoms())
 @settings(deadline=None)
-def test_the_identity_of_a_plan_does_not_depend_on_the_order_of_layers(plan: PrecisionPlan, random) -> None:
+def test_the_identity_of_a_plan_does_not_depend_on_the_order_of_layers(
+    plan: PrecisionPlan, random: Random
+) -> None:
     items = list(plan.items())
     random.shuffle(items)
     shuffled = PrecisionPlan(dict(items))

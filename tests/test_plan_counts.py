@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from envs.evaluators.plan_evaluator import PlanEvaluator
 from envs.grouping import layer_plan
 from scripts.exhaustive_tables import plan_counts
 from scripts.exhaustive_tables.plan_counts import PlanCounter, digits
+from scripts.exhaustive_tables.plan_tree import PlanTree
 from wattbit.errors import ModelError
 from wattbit.execution.switchable import SwitchableModel
 from wattbit.profiling.layer_costs import ModelledCost
@@ -64,10 +66,13 @@ def test_an_interrupted_count_goes_on_where_it_was(tmp_path: Path, monkeypatch: 
         PlanCounter(model, GROUPS, NAMES, tmp_path).count(data, 20, interrupt)
     assert told == [(20, 50), (40, 50)]
     walks = []
-    walk = plan_counts.PlanTree.logits
-    monkeypatch.setattr(
-        plan_counts.PlanTree, "logits", lambda tree, batch: walks.append(len(batch)) or walk(tree, batch)
-    )
+    walk = PlanTree.logits
+
+    def counted(tree: PlanTree, batch: Tensor) -> Iterator[Tensor]:
+        walks.append(len(batch))
+        return walk(tree, batch)
+
+    monkeypatch.setattr(PlanTree, "logits", counted)
     counts = PlanCounter(model, GROUPS, NAMES, tmp_path).count(data, 20)
     assert walks == [10]
     whole = PlanCounter(model, GROUPS, NAMES, tmp_path / "other").count(data, 20)
@@ -93,10 +98,8 @@ def test_a_plan_that_answers_otherwise_by_itself_stops_the_count(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, data = attached(), split(10)
-    walk = plan_counts.PlanTree.logits
-    monkeypatch.setattr(
-        plan_counts.PlanTree, "logits", lambda tree, batch: (y + 1e-3 for y in walk(tree, batch))
-    )
+    walk = PlanTree.logits
+    monkeypatch.setattr(PlanTree, "logits", lambda tree, batch: (y + 1e-3 for y in walk(tree, batch)))
     with pytest.raises(ModelError, match="answers differently by itself"):
         PlanCounter(model, GROUPS, NAMES, tmp_path).count(data, 10)
     assert not list(tmp_path.iterdir())

@@ -45,7 +45,8 @@ class Branching(nn.Module):
         self.layer = nn.Linear(6, 5)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.layer(x) if x.sum() > 0 else self.layer(-x)
+        logits: Tensor = self.layer(x) if x.sum() > 0 else self.layer(-x)
+        return logits
 
 
 def residual() -> Residual:
@@ -104,7 +105,7 @@ def test_what_plans_have_in_common_runs_once() -> None:
 def test_groups_that_do_not_fit_and_models_that_branch_are_refused() -> None:
     model, _, groups = attached("conv")
     with pytest.raises(ConfigError, match="list layers as they run"):
-        PlanTree(model, dict(reversed(groups.items())), NAMES)
+        PlanTree(model, dict(reversed(list(groups.items()))), NAMES)
     x = tokens(4)[:, 0]
     with pytest.raises(ModelError, match="cannot be traced"):
         PlanTree(SwitchableModel(Branching(), x, NAMES, native=False), {"a": ["layer"]}, NAMES)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sb3_contrib import MaskablePPO
+from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor
 from synthetic import SyntheticEvaluator, make_profile
 
@@ -125,7 +126,7 @@ def test_attributes_and_methods_reach_the_environments_asked_for() -> None:
     assert [round(e.pp_per_nat) for e in venv.get_attr("encoder", [0, 2])] == [10, 10]
     venv.set_attr("gate", SearchGate(0.4), 1)
     assert [gate.alpha for gate in venv.get_attr("gate")] == [0.2, 0.4, 0.2]
-    assert venv.env_is_wrapped(VecMonitor, 0) == [False]
+    assert venv.env_is_wrapped(Monitor, 0) == [False]
     assert venv.has_attr("evaluator")
     venv.reset()
     assert venv.env_method("render", indices=[2]) == ["\n".join(f"{n}: fp32" for n in PROFILE.layer_names)]

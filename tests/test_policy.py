@@ -24,7 +24,7 @@ def policy(seed: int = 0, hidden: int = 8) -> MLPPolicy:
     return tiny.random_policy(tiny.profile(), hidden, seed)
 
 
-def npz(**arrays: NDArray[Any]) -> bytes:
+def npz(**arrays: Any) -> bytes:
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
     return buffer.getvalue()
@@ -102,8 +102,9 @@ def test_weights_that_are_not_finite_are_refused(bad: float) -> None:
     for name in ("weights", "biases"):
         arrays = [array.copy() for array in getattr(policy(), name)]
         arrays[1][..., 0] = bad
+        changed: dict[str, Any] = {name: tuple(arrays)}
         with pytest.raises(ValueError, match="policy holds NaN or infinite weights"):
-            replace(policy(), **{name: tuple(arrays)})
+            replace(policy(), **changed)
     with pytest.raises(ValueError, match="policy has pp_per_nat"):
         replace(policy(), pp_per_nat=bad)
 

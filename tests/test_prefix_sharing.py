@@ -112,7 +112,7 @@ def test_random_plans_of_random_networks_give_what_plain_passes_give(
 
 @pytest.mark.parametrize("memory_bytes", [0, 20_000, 2**30])
 def test_networks_of_this_repository_give_what_plain_passes_give(
-    linear_model: nn.Module,
+    linear_model: tiny.TokenNet,
     linear_inputs: Tensor,
     switchable: SwitchableModel,
     conv_inputs: Tensor,
@@ -255,6 +255,7 @@ class Two(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 3)
+        self.count: Tensor
         self.register_buffer("count", torch.zeros(1))
 
     def between(self, x: Tensor, y: Tensor) -> Tensor:
@@ -283,8 +284,8 @@ class Writing(Two):
     """Writes into what was kept before its second layer."""
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.first(x)
-        z = self.second(y)
+        y: Tensor = self.first(x)
+        z: Tensor = self.second(y)
         y.mul_(2.0)
         return z + y.sum(1, keepdim=True)
 
@@ -350,7 +351,7 @@ def test_users_mistakes_are_refused(switchable: SwitchableModel, conv_inputs: Te
         list(sharing.logits([conv_inputs], [plan, other]))
 
 
-def test_a_detached_model_runs_no_plan(conv_model: nn.Module, conv_inputs: Tensor) -> None:
+def test_a_detached_model_runs_no_plan(conv_model: tiny.ConvNet, conv_inputs: Tensor) -> None:
     with attached(conv_model, conv_inputs) as model:
         sharing, plans = PrefixSharing(model, conv_inputs), random_plans(model, 3, 0)
         kernels = model.prepare(plans[0])

@@ -37,7 +37,8 @@ def profiles(draw: st.DrawFn) -> ModelProfile:
 
 
 def _layer(draw: st.DrawFn, name: str, index: int) -> LayerProfile:
-    shape = LayerShape(name, "linear", *(draw(COUNT) for _ in range(9)), depth=float(index))
+    counts = [draw(COUNT) for _ in range(9)]
+    shape = LayerShape(name, "linear", *counts, depth=float(index))  # type: ignore[misc]
     supported = ["fp32", *draw(st.sets(st.sampled_from(NAMES[1:])))]
     return LayerProfile(shape, {precision: _cost(draw) for precision in NAMES if precision in supported})
 
@@ -67,7 +68,9 @@ def test_a_profile_survives_its_json(profile: ModelProfile) -> None:
 
 @given(st.data())
 @settings(deadline=None, max_examples=50)
-def test_the_energy_of_a_plan_is_what_its_layers_and_the_conversions_between_them_cost(data) -> None:
+def test_the_energy_of_a_plan_is_what_its_layers_and_the_conversions_between_them_cost(
+    data: st.DataObject,
+) -> None:
     profile = data.draw(profiles())
     plan = data.draw(plans(profile))
     names = list(plan.values())
@@ -82,7 +85,7 @@ def test_the_energy_of_a_plan_is_what_its_layers_and_the_conversions_between_the
 
 @given(st.data())
 @settings(deadline=None, max_examples=50)
-def test_latency_memory_and_sensitivity_add_up(data) -> None:
+def test_latency_memory_and_sensitivity_add_up(data: st.DataObject) -> None:
     profile = data.draw(profiles())
     plan = data.draw(plans(profile))
     costs = [layer.costs[plan[layer.name]] for layer in profile.layers]

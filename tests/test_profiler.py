@@ -57,7 +57,9 @@ def test_a_profile_covers_every_layer_and_precision_in_order(
     for index, layer in enumerate(profile.layers):
         assert tuple(layer.costs) == tiny.PRECISIONS
         for name, cost in layer.costs.items():
-            assert cost.energy_j == costs.layer_cost(index, precision(name)).energy_j
+            modelled = costs.layer_cost(index, precision(name))
+            assert modelled is not None
+            assert cost.energy_j == modelled.energy_j
             assert cost.memory_bytes == math.ceil(stored_weight_bytes(layer.shape, precision(name)))
             assert cost.native == (switchable.native_kernel(index, name) is not None)
 
@@ -140,8 +142,9 @@ def test_a_device_that_cannot_run_the_reference_is_refused_rather_than_given_ano
 
 def test_a_precision_at_which_the_output_is_not_finite_is_left_out(device_model: DeviceModel) -> None:
     # fp16 ends at 65,504: this layer's output does not fit.
-    model = nn.Sequential(nn.Linear(4, 3)).eval()
-    nn.init.constant_(model[0].weight, 1e5)
+    layer = nn.Linear(4, 3)
+    nn.init.constant_(layer.weight, 1e5)
+    model = nn.Sequential(layer).eval()
     x = torch.ones(4, 4)
     with SwitchableModel(model, x, ["fp16", "bf16"]) as switchable:
         switchable.calibrate([x])

@@ -10,7 +10,7 @@ import tiny
 import torch
 from attached import unpatched
 from runtimes import PRECISION, TOLERANCE_PP, MakeRuntime, X, same
-from torch import Tensor, nn
+from torch import Tensor
 
 from wattbit.errors import ModelError
 from wattbit.serving.bundle import ControllerBundle
@@ -31,7 +31,7 @@ def test_the_certified_plan_runs(
 
 
 def test_a_bundle_is_loaded_and_run_in_two_lines(
-    bundle_dir: Path, conv_model: nn.Module, quantized_answer: Tensor
+    bundle_dir: Path, conv_model: tiny.ConvNet, quantized_answer: Tensor
 ) -> None:
     with PrecisionRuntime.load(bundle_dir, conv_model, tolerance_pp=TOLERANCE_PP) as runtime:
         assert same(runtime(X), quantized_answer)
@@ -68,11 +68,11 @@ def test_an_output_is_of_the_same_kind_as_the_model_s(make_runtime: MakeRuntime)
 
 
 def test_batches_of_one_and_of_none_are_answered(
-    make_runtime: MakeRuntime, quantized_answer: Tensor, reference_answer: Tensor
+    make_runtime: MakeRuntime, conv_model: tiny.ConvNet, quantized_answer: Tensor
 ) -> None:
     runtime = make_runtime()
     assert runtime(X[:0]).shape == (0, tiny.CLASSES)  # shows no layers yet: the plain model answers
-    assert unpatched(runtime._model)
+    assert unpatched(conv_model)
     torch.testing.assert_close(runtime(X[:1]).detach(), quantized_answer[:1], atol=1e-4, rtol=1e-4)
     assert runtime(X[:0]).shape == (0, tiny.CLASSES)
     assert runtime.stats.samples == 1
@@ -96,9 +96,11 @@ def test_a_call_without_inputs_is_refused_in_one_line(make_runtime: MakeRuntime)
         make_runtime()()
 
 
-def test_an_example_attaches_at_once(make_runtime: MakeRuntime, quantized_answer: Tensor) -> None:
+def test_an_example_attaches_at_once(
+    make_runtime: MakeRuntime, conv_model: tiny.ConvNet, quantized_answer: Tensor
+) -> None:
     runtime = make_runtime(example=X[:2])
-    assert not unpatched(runtime._model)
+    assert not unpatched(conv_model)
     assert same(runtime(X), quantized_answer)
 
 
@@ -116,13 +118,13 @@ def test_saved_energy_is_counted_by_sample(make_runtime: MakeRuntime, bundle: Co
 
 
 def test_closing_gives_the_model_back_as_it_was(
-    bundle: ControllerBundle, conv_model: nn.Module, reference_answer: Tensor
+    bundle: ControllerBundle, conv_model: tiny.ConvNet, reference_answer: Tensor
 ) -> None:
     state = copy.deepcopy(conv_model.state_dict())
     conv_model.train()
     runtime = PrecisionRuntime(PrecisionController(bundle), conv_model, tolerance_pp=TOLERANCE_PP)
     runtime(X)
-    assert not conv_model.training
+    assert not any(module.training for module in conv_model.modules())
     runtime.close()
     runtime.close()
     assert conv_model.training
@@ -131,7 +133,9 @@ def test_closing_gives_the_model_back_as_it_was(
     assert same(conv_model.eval()(X), reference_answer)
 
 
-def test_a_closed_runtime_does_not_take_the_model_again(make_runtime: MakeRuntime) -> None:
+def test_a_closed_runtime_does_not_take_the_model_again(
+    make_runtime: MakeRuntime, conv_model: tiny.ConvNet
+) -> None:
     for runs in (0, 1):
         runtime = make_runtime()
         for _ in range(runs):
@@ -141,14 +145,16 @@ def test_a_closed_runtime_does_not_take_the_model_again(make_runtime: MakeRuntim
             ModelError, match="the runtime is closed and runs no batch any more; load it again"
         ):
             runtime(X)
-        assert unpatched(runtime._model)
+        assert unpatched(conv_model)
 
 
-def test_closing_from_inside_a_batch_is_refused_and_can_be_done_afterwards(make_runtime: MakeRuntime) -> None:
+def test_closing_from_inside_a_batch_is_refused_and_can_be_done_afterwards(
+    make_runtime: MakeRuntime, conv_model: tiny.ConvNet
+) -> None:
     runtime = make_runtime(example=X[:2])
-    handle = runtime._model.dropout.register_forward_hook(lambda *_: runtime.close())
+    handle = conv_model.dropout.register_forward_hook(lambda *_: runtime.close())
     with pytest.raises(ModelError, match="cannot be detached from inside a batch"):
         runtime(X)
     handle.remove()
     runtime.close()
-    assert unpatched(runtime._model)
+    assert unpatched(conv_model)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 import torch
 from attached import unpatched
 from runtimes import MakeRuntime, X, events, same
 from torch import Tensor
 
-from wattbit.audit import log as audit
 from wattbit.audit.log import AuditLog, verify
 from wattbit.errors import AuditError, OutputError
+from wattbit.execution.switchable import SwitchableModel
 from wattbit.serving.bundle import ControllerBundle
 
 
@@ -83,17 +85,21 @@ def test_a_log_that_fails_at_load_keeps_the_plan_from_running(
 
 
 def test_a_log_that_fails_later_does_not_break_inference_but_leads_to_the_reference(
-    make_runtime: MakeRuntime, monkeypatch: pytest.MonkeyPatch, reference_answer: Tensor, tmp_path: Path
+    make_runtime: MakeRuntime,
+    conv_model: tiny.ConvNet,
+    monkeypatch: pytest.MonkeyPatch,
+    reference_answer: Tensor,
+    tmp_path: Path,
 ) -> None:
     runtime = make_runtime(audit_path=tmp_path / "audit.jsonl")
     break_log(monkeypatch, 1)
     runtime(X)
-    broken = runtime._switchable
-    assert broken is not None
-    run = broken.run
-    monkeypatch.setattr(
-        broken, "run", lambda batch, plan: run(batch, plan) * (1 if plan == runtime._reference else torch.nan)
-    )
+    run = SwitchableModel.run
+
+    def broken(self: SwitchableModel, batch: Any, plan: Any = None) -> Any:
+        return run(self, batch, plan) * (1 if plan == self.reference_plan else torch.nan)
+
+    monkeypatch.setattr(SwitchableModel, "run", broken)
     assert same(runtime(X), reference_answer)  # run again, which cannot be logged
     assert runtime.stats.rollbacks == 1
     assert same(runtime(X), reference_answer)
@@ -103,7 +109,7 @@ def test_a_log_that_fails_later_does_not_break_inference_but_leads_to_the_refere
         runtime.restore()
     assert same(runtime(X), reference_answer)
     runtime.close()
-    assert unpatched(runtime._model)
+    assert unpatched(conv_model)
     assert verify(tmp_path / "audit.jsonl").ok
 
 
@@ -120,7 +126,7 @@ def test_restoring_is_refused_if_that_itself_cannot_be_logged(
 
 
 def test_a_log_that_cannot_be_closed_says_so_after_the_model_is_back(
-    make_runtime: MakeRuntime, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    make_runtime: MakeRuntime, conv_model: tiny.ConvNet, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     runtime = make_runtime(audit_path=tmp_path / "audit.jsonl")
     runtime(X)
@@ -128,7 +134,7 @@ def test_a_log_that_cannot_be_closed_says_so_after_the_model_is_back(
     def fail(_: int) -> None:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(audit.os, "fsync", fail)
+    monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OutputError, match="Input/output error"):
         runtime.close()
-    assert unpatched(runtime._model)
+    assert unpatched(conv_model)

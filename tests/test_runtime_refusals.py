@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
 import torch
 from attached import unpatched
 from runtimes import TOLERANCE_PP, MakeRuntime, X, same
-from torch import Tensor, nn
+from torch import Tensor
 
 from wattbit.audit.log import AuditLog
 from wattbit.errors import BundleError, GuardrailError, ModelError, WattbitError
@@ -22,7 +23,7 @@ from wattbit.serving.controller import PrecisionController
 from wattbit.serving.runtime import PrecisionRuntime
 
 
-def test_another_model_is_refused(bundle: ControllerBundle, conv_model: nn.Module) -> None:
+def test_another_model_is_refused(bundle: ControllerBundle, conv_model: tiny.ConvNet) -> None:
     conv_model.head.bias.data[0] += 1e-3
     with pytest.raises(
         BundleError, match=r"the model has fingerprint .*, the bundle is for .*; load the weights"
@@ -52,7 +53,7 @@ def test_a_model_that_runs_other_layers_is_refused_and_given_back(bundle: Contro
 
 
 def test_a_garbled_calibration_is_refused_and_the_model_given_back(
-    bundle: ControllerBundle, conv_model: nn.Module, tmp_path: Path
+    bundle: ControllerBundle, conv_model: tiny.ConvNet, tmp_path: Path
 ) -> None:
     for text in ("[]", '{"schema": 1, "layers": {}}'):
         controller = PrecisionController(replace(bundle, calibration_json=text))
@@ -81,14 +82,17 @@ def test_a_model_without_values_is_refused(bundle: ControllerBundle) -> None:
     ],
 )
 def test_a_setting_that_makes_no_sense_is_refused_before_anything_runs(
-    make_runtime: MakeRuntime, settings, message: str
+    make_runtime: MakeRuntime, settings: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(GuardrailError, match=message):
         make_runtime(**settings)
 
 
 def test_energy_measured_on_a_native_kernel_is_not_claimed_without_it(
-    bundle: ControllerBundle, conv_model: nn.Module, monkeypatch: pytest.MonkeyPatch, reference_answer: Tensor
+    bundle: ControllerBundle,
+    conv_model: tiny.ConvNet,
+    monkeypatch: pytest.MonkeyPatch,
+    reference_answer: Tensor,
 ) -> None:
     layers = tuple(
         replace(layer, costs={name: replace(cost, native=True) for name, cost in layer.costs.items()})

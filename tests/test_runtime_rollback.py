@@ -13,16 +13,15 @@ import torch
 from runtimes import MakeRuntime, X, events, same
 from torch import Tensor
 
+from wattbit.execution import packing
+from wattbit.execution.kernels import PackedKernel, pack
 from wattbit.execution.switchable import SwitchableModel
 from wattbit.serving.bundle import ControllerBundle
+from wattbit.serving.shadow import ShadowWatch
 
 
 def broken_kernels(monkeypatch: pytest.MonkeyPatch, change: Callable[[Tensor], Tensor]) -> None:
     """Let every packed kernel change its result."""
-    from wattbit.execution import packing
-    from wattbit.execution.kernels import PackedKernel
-
-    pack = packing.pack
 
     def broken(*args: Any, **settings: Any) -> PackedKernel:
         kernel = pack(*args, **settings)
@@ -70,7 +69,7 @@ def test_a_plan_that_fails_is_replaced_by_the_reference(
     for _ in range(2):
         assert same(runtime(X), reference_answer)
     assert (runtime.stats.reruns, runtime.stats.rollbacks) == (1, 1)
-    assert runtime.plan == runtime._reference
+    assert set(runtime.plan.values()) == {"fp32"}
     rollback = events(tmp_path / "audit.jsonl")[-1]
     assert rollback["event"] == "rollback"
     assert rollback["payload"]["reason"] == "the plan failed: RuntimeError: kernel lost its way"
@@ -123,7 +122,7 @@ def test_a_monitor_that_fails_leads_to_the_reference(
     def fail(*_: Any) -> Any:
         raise ZeroDivisionError("no evidence")
 
-    monkeypatch.setattr(runtime._watch, failing, fail)
+    monkeypatch.setattr(ShadowWatch, failing, fail)
     first = runtime(X)
     assert same(first, quantized_answer) or same(first, reference_answer)
     assert runtime.stats.rollbacks == 1
@@ -138,7 +137,7 @@ def test_a_shadow_run_that_fails_leads_to_the_reference_and_the_answer_is_kept(
     run = SwitchableModel.run
 
     def fails_at_reference(self: SwitchableModel, batch: Any, plan: Any = None) -> Any:
-        if plan == runtime._reference:
+        if plan == self.reference_plan:
             raise MemoryError("no room for the shadow")
         return run(self, batch, plan)
 
@@ -168,10 +167,13 @@ def test_the_operator_rolls_back_and_restores(
 def test_evidence_is_fresh_after_a_restoration(
     make_runtime: MakeRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    wrong = True
+    broken_kernels(monkeypatch, lambda y: y.roll(1, -1) if wrong else y)
     runtime = make_runtime(shadow_share=1.0)
-    runtime(X)
-    runtime._watch.observe([True] * 100)
-    runtime.rollback("a test")
+    while not runtime.stats.rollbacks:
+        runtime(X)
+        assert runtime.stats.samples < 50 * len(X)
+    wrong = False
     runtime.restore()
     runtime(X)
     assert runtime.stats.rollbacks == 1

@@ -7,6 +7,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import tiny
 import torch
 from attached import unpatched
 from runtimes import MakeRuntime, X, events, same
@@ -35,7 +36,11 @@ def test_threads_that_come_together_attach_once_and_get_right_answers(
 
 
 def test_rollbacks_restorations_and_closing_under_load_never_give_a_wrong_answer(
-    make_runtime: MakeRuntime, quantized_answer: Tensor, reference_answer: Tensor, tmp_path: Path
+    make_runtime: MakeRuntime,
+    conv_model: tiny.ConvNet,
+    quantized_answer: Tensor,
+    reference_answer: Tensor,
+    tmp_path: Path,
 ) -> None:
     path = tmp_path / "audit.jsonl"
     runtime = make_runtime(shadow_share=0.2, audit_path=path, example=X[:2])
@@ -66,5 +71,5 @@ def test_rollbacks_restorations_and_closing_under_load_never_give_a_wrong_answer
     assert len(refused) == 4
     assert all(same(answer, quantized_answer) or same(answer, reference_answer) for answer in answers)
     assert runtime.stats.samples == 16 * len(answers)
-    assert unpatched(runtime._model)
+    assert unpatched(conv_model)
     assert verify(path).ok

@@ -120,6 +120,12 @@ def test_what_is_known_already_needs_no_seeds() -> None:
     assert not set(search.plans[known:]) & set(additive.plans[:8])
 
 
+def request_after(most: int, evaluator: SmallEvaluator, stop: StopRule, plan: PrecisionPlan) -> None:
+    """Ask for a stop once more than ``most`` plans have run."""
+    if len(evaluator.ran) > most:
+        stop.request()
+
+
 def test_interrupted_anywhere_it_leaves_its_archive_and_an_agent_and_resumes_without_repeating(
     tmp_path: Path,
 ) -> None:
@@ -130,9 +136,7 @@ def test_interrupted_anywhere_it_leaves_its_archive_and_an_agent_and_resumes_wit
         stop, known = StopRule(), compare.entries(profile)
         evaluator = SmallEvaluator(profile, known=[outcome for outcome, _ in known])
         before = len(known)
-        evaluator.before_run = lambda plan, e=evaluator, s=stop, most=after: (
-            s.request() if len(e.ran) > most else None
-        )
+        evaluator.before_run = partial(request_after, after, evaluator, stop)
         agent = make_agent(checkpoint=checkpoint)
         comparison = compare.make(evaluator, stop)
         assert not comparison.run(agent, 80, 0, seeded=True)
@@ -149,7 +153,7 @@ def test_interrupted_anywhere_it_leaves_its_archive_and_an_agent_and_resumes_wit
 @pytest.mark.parametrize(
     ("name", "value"), [("seed_share", 1.5), ("rounds", 0), ("climbs", -1), ("relearn_every", 0)]
 )
-def test_settings_that_make_no_sense_are_refused(name: str, value: float) -> None:
+def test_settings_that_make_no_sense_are_refused(name: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=f"{name} is {value}, must be"):
         SurrogateLoop(**{name: value})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import tiny
 import torch
 from attached import uniform
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from wattbit.execution.switchable import SwitchableModel
 
 
 def test_calibration_sees_the_reference_whatever_plan_is_active(
-    conv_model: nn.Module, conv_inputs: Tensor
+    conv_model: tiny.ConvNet, conv_inputs: Tensor
 ) -> None:
     with SwitchableModel(conv_model, conv_inputs[:2], ["int8", "int2"]) as switchable:
         first = switchable.calibrate([conv_inputs])
@@ -64,7 +65,7 @@ def test_layer_inputs_are_those_of_the_reference_call_by_call() -> None:
         def forward(self, x: Tensor) -> Tensor:
             y = self.layer(x)
             y += x
-            z = self.layer(y)
+            z: Tensor = self.layer(y)
             y.zero_()
             return z
 
@@ -80,6 +81,7 @@ def test_one_layer_by_itself_runs_with_its_batch_norm(
     switchable: SwitchableModel, conv_inputs: Tensor
 ) -> None:
     net = switchable.model
+    assert isinstance(net, tiny.ConvNet)
     expected = net.stem_bn(net.stem(conv_inputs))
     switchable.switch(uniform(switchable, "int4"))
     assert torch.equal(switchable.layer_callable(0, "fp32")(conv_inputs), expected)

@@ -10,11 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+import tiny
 from attached import uniform
-from torch import Tensor, nn
+from torch import Tensor
 
 from wattbit.execution import packing
-from wattbit.execution.kernels import PackedKernel
+from wattbit.execution.kernels import PackedKernel, registry
 from wattbit.execution.packing import PackedLayers
 from wattbit.execution.switchable import SwitchableModel
 from wattbit.plan import PrecisionPlan
@@ -24,12 +25,11 @@ from wattbit.plan import PrecisionPlan
 def packed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The precisions packed so far, one entry each time."""
     names: list[str] = []
-    original = packing.pack
 
     def pack(layer: Any, wanted: Any, calibration: Any, *, native: bool) -> PackedKernel:
         names.append(wanted.name)
         time.sleep(1e-3)
-        return original(layer, wanted, calibration, native=native)
+        return registry.pack(layer, wanted, calibration, native=native)
 
     monkeypatch.setattr(packing, "pack", pack)
     return names
@@ -75,7 +75,7 @@ def test_thousands_of_plans_do_not_pile_up(switchable: SwitchableModel) -> None:
 
 
 def test_detaching_frees_what_was_packed_and_the_model_holds_on_to_nothing(
-    conv_model: nn.Module, conv_inputs: Tensor
+    conv_model: tiny.ConvNet, conv_inputs: Tensor
 ) -> None:
     switchable = SwitchableModel(conv_model, conv_inputs[:2], ["int8"])
     switchable.calibrate([conv_inputs])

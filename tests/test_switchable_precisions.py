@@ -18,7 +18,7 @@ from wattbit.precision import PRECISIONS, precision
 # --- what it offers ---------------------------------------------------------------------------------------
 
 
-def test_the_reference_is_always_on_offer_and_first(conv_model: nn.Module, conv_inputs: Tensor) -> None:
+def test_the_reference_is_always_on_offer_and_first(conv_model: tiny.ConvNet, conv_inputs: Tensor) -> None:
     with SwitchableModel(conv_model, conv_inputs[:2], ["int8", "fp32"]) as switchable:
         assert [p.name for p in switchable.precisions] == ["fp32", "int8"]
         assert switchable.layer_names == ("stem", "depthwise", "pointwise", "head")
@@ -29,21 +29,21 @@ def test_the_reference_is_always_on_offer_and_first(conv_model: nn.Module, conv_
         assert switchable.folds_batch_norm == (True, True, False, False)
 
 
-def test_one_precision_may_be_given_as_a_text(conv_model: nn.Module, conv_inputs: Tensor) -> None:
+def test_one_precision_may_be_given_as_a_text(conv_model: tiny.ConvNet, conv_inputs: Tensor) -> None:
     with SwitchableModel(conv_model, conv_inputs[:2], "int8") as switchable:
         assert [p.name for p in switchable.precisions] == ["fp32", "int8"]
 
 
-def test_emulation_can_be_asked_for(conv_model: nn.Module, conv_inputs: Tensor) -> None:
+def test_emulation_can_be_asked_for(conv_model: tiny.ConvNet, conv_inputs: Tensor) -> None:
     with SwitchableModel(conv_model, conv_inputs[:2], ["int8"], native=False) as switchable:
         switchable.calibrate([conv_inputs])
         assert switchable.native_kernel(0, "int8") is None
         kernels = switchable.prepare(uniform(switchable, "int8"))
-        assert [kernel.native for kernel in kernels] == [None] * 4
+        assert [kernel is not None and kernel.native for kernel in kernels] == [None] * 4
 
 
 def test_every_precision_runs_and_the_wider_ones_stay_close(
-    conv_model: nn.Module, conv_inputs: Tensor
+    conv_model: tiny.ConvNet, conv_inputs: Tensor
 ) -> None:
     expected = conv_model(conv_inputs).detach()
     with SwitchableModel(conv_model, conv_inputs[:2], PRECISIONS) as switchable:
@@ -82,7 +82,7 @@ def test_mistakes_in_plans_are_refused_before_anything_runs(switchable: Switchab
     assert switchable.active_plan == switchable.reference_plan
 
 
-def test_a_model_that_is_not_calibrated_says_so(conv_model: nn.Module, conv_inputs: Tensor) -> None:
+def test_a_model_that_is_not_calibrated_says_so(conv_model: tiny.ConvNet, conv_inputs: Tensor) -> None:
     with SwitchableModel(conv_model, conv_inputs[:2], ["int8"]) as switchable:
         assert switchable.calibration == {}
         with pytest.raises(ModelError, match="the model is not calibrated: call calibrate"):
@@ -129,7 +129,8 @@ def test_images_without_a_batch_axis_run_like_batches_of_one(conv_inputs: Tensor
 
     class Batched(OneByOne):
         def forward(self, x: Tensor) -> Tensor:
-            return self.second(self.first(x)).mean((2, 3))
+            y: Tensor = self.second(self.first(x))
+            return y.mean((2, 3))
 
     single, batched = OneByOne().eval(), Batched().eval()
     batched.load_state_dict(single.state_dict())
@@ -155,7 +156,7 @@ def test_inputs_that_require_gradients_run_at_every_precision(switchable: Switch
 
 
 def test_a_model_attached_in_inference_mode_runs_outside_of_it(
-    conv_model: nn.Module, conv_inputs: Tensor
+    conv_model: tiny.ConvNet, conv_inputs: Tensor
 ) -> None:
     with torch.inference_mode():
         switchable = SwitchableModel(conv_model, conv_inputs[:2], PRECISIONS)

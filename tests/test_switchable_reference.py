@@ -41,7 +41,7 @@ def test_the_reference_is_bit_identical_while_attached_and_afterwards(make: Any,
     assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
 
 
-def test_training_flags_are_given_back_as_they_were(conv_model: nn.Module, conv_inputs: Tensor) -> None:
+def test_training_flags_are_given_back_as_they_were(conv_model: tiny.ConvNet, conv_inputs: Tensor) -> None:
     conv_model.train()
     conv_model.stem_bn.eval()
     flags = {name: module.training for name, module in conv_model.named_modules()}
@@ -52,16 +52,17 @@ def test_training_flags_are_given_back_as_they_were(conv_model: nn.Module, conv_
 
 
 def test_a_model_in_training_mode_runs_without_dropout_while_attached(
-    conv_model: nn.Module, conv_inputs: Tensor
+    conv_model: tiny.ConvNet, conv_inputs: Tensor
 ) -> None:
     expected = conv_model(conv_inputs)
+    assert conv_model.stem_bn.running_mean is not None
     statistics = conv_model.stem_bn.running_mean.clone()
     with SwitchableModel(conv_model.train(), conv_inputs[:2], ["int8"]):
         assert torch.equal(conv_model(conv_inputs), expected)
     assert torch.equal(conv_model.stem_bn.running_mean, statistics)
 
 
-def test_detaching_twice_does_nothing_more(conv_model: nn.Module, conv_inputs: Tensor) -> None:
+def test_detaching_twice_does_nothing_more(conv_model: tiny.ConvNet, conv_inputs: Tensor) -> None:
     switchable = SwitchableModel(conv_model, conv_inputs[:2], ["int8"])
     switchable.detach()
     conv_model.train()
@@ -69,7 +70,9 @@ def test_detaching_twice_does_nothing_more(conv_model: nn.Module, conv_inputs: T
     assert conv_model.training
 
 
-def test_a_forward_that_was_replaced_before_is_given_back(conv_model: nn.Module, conv_inputs: Tensor) -> None:
+def test_a_forward_that_was_replaced_before_is_given_back(
+    conv_model: tiny.ConvNet, conv_inputs: Tensor
+) -> None:
     calls = []
     layer = conv_model.head
     own = layer.forward
@@ -78,7 +81,7 @@ def test_a_forward_that_was_replaced_before_is_given_back(conv_model: nn.Module,
         calls.append(len(input))
         return own(input)
 
-    layer.forward = wrapped
+    layer.forward = wrapped  # type: ignore[method-assign]
     with SwitchableModel(conv_model, conv_inputs[:2], ["int8"]):
         calls.clear()
         conv_model(conv_inputs)
@@ -86,7 +89,7 @@ def test_a_forward_that_was_replaced_before_is_given_back(conv_model: nn.Module,
     assert layer.__dict__["forward"] is wrapped
 
 
-def test_a_body_that_fails_still_gives_the_model_back(conv_model: nn.Module, conv_inputs: Tensor) -> None:
+def test_a_body_that_fails_still_gives_the_model_back(conv_model: tiny.ConvNet, conv_inputs: Tensor) -> None:
     with pytest.raises(KeyError), SwitchableModel(conv_model, conv_inputs[:2], ["int8"]):
         raise KeyError
     assert unpatched(conv_model)
@@ -102,7 +105,7 @@ class Failing(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         self.runs += 1
-        y = self.layer(x)
+        y: Tensor = self.layer(x)
         if self.runs > self.after:
             raise RuntimeError("the model fails")
         return y
@@ -118,14 +121,14 @@ def test_a_model_that_fails_while_it_is_attached_is_given_back(after: int) -> No
     assert model.layer.training
 
 
-def test_a_refused_model_keeps_its_mode(linear_model: nn.Module, linear_inputs: Tensor) -> None:
+def test_a_refused_model_keeps_its_mode(linear_model: tiny.TokenNet, linear_inputs: Tensor) -> None:
     linear_model.double().train()
     with pytest.raises(ModelError, match="float64"):
         SwitchableModel(linear_model, linear_inputs[:2].double(), ["int8"])
     assert linear_model.training
 
 
-def test_nan_weights_are_refused_by_name(conv_model: nn.Module, conv_inputs: Tensor) -> None:
+def test_nan_weights_are_refused_by_name(conv_model: tiny.ConvNet, conv_inputs: Tensor) -> None:
     conv_model.stem.weight.data[0] = torch.nan
     with pytest.raises(ModelError, match=r"stem.weight holds 9 NaN or infinite of 72 values"):
         SwitchableModel(conv_model, conv_inputs[:2], ["int8"])
@@ -147,7 +150,9 @@ def test_a_model_is_attached_once_at_a_time(switchable: SwitchableModel, conv_in
     assert switchable.run(conv_inputs, switchable.reference_plan).shape == (64, 5)
 
 
-def test_an_unknown_precision_is_refused_before_the_model_is_touched(conv_model, conv_inputs: Tensor) -> None:
+def test_an_unknown_precision_is_refused_before_the_model_is_touched(
+    conv_model: tiny.ConvNet, conv_inputs: Tensor
+) -> None:
     with pytest.raises(PrecisionError, match="unknown precision 'int9'"):
         SwitchableModel(conv_model.train(), conv_inputs[:2], ["int9"])
     assert conv_model.training
@@ -161,20 +166,22 @@ def test_a_deep_copy_of_an_attached_model_is_an_ordinary_model(
 ) -> None:
     reference = switchable.run(conv_inputs, switchable.reference_plan)
     switchable.switch(uniform(switchable, "int4"))
-    copied = copy.deepcopy(switchable.model)
+    model = switchable.model
+    assert isinstance(model, tiny.ConvNet)
+    copied = copy.deepcopy(model)
     assert torch.equal(copied(conv_inputs), reference)
     # It runs its own weights, and switching the original does not reach it.
     copied.head.weight.data.zero_()
     assert torch.equal(copied(conv_inputs), copied.head.bias.expand(64, -1))
-    assert switchable.model.head.weight.abs().sum() > 0
+    assert model.head.weight.abs().sum() > 0
     with SwitchableModel(copy.deepcopy(copied), conv_inputs[:2], ["int8"]) as other:
         assert torch.equal(other.run(conv_inputs), copied(conv_inputs))
 
 
 def test_a_deep_copy_keeps_a_forward_that_was_replaced_before(
-    conv_model: nn.Module, conv_inputs: Tensor
+    conv_model: tiny.ConvNet, conv_inputs: Tensor
 ) -> None:
-    conv_model.head.forward = torch.zeros_like
+    conv_model.head.forward = torch.zeros_like  # type: ignore[method-assign]
     with SwitchableModel(conv_model, conv_inputs[:2], ["int8"]):
         copied = copy.deepcopy(conv_model)
     assert copied.head.__dict__["forward"] is torch.zeros_like
@@ -189,4 +196,4 @@ def test_an_attached_model_is_not_pickled_by_mistake(switchable: SwitchableModel
 
 def test_the_signature_of_an_attached_model_is_its_own(switchable: SwitchableModel) -> None:
     assert list(inspect.signature(switchable.model.forward).parameters) == ["x"]
-    assert list(inspect.signature(switchable.model.head.forward).parameters) == ["input"]
+    assert list(inspect.signature(switchable.model.get_submodule("head").forward).parameters) == ["input"]

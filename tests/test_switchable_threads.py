@@ -53,7 +53,8 @@ def test_a_batch_inside_a_batch_leaves_the_outer_one_its_plan(conv_inputs: Tenso
         def forward(self, x: Tensor) -> Tensor:
             y = self.first(x)
             self.inner()
-            return self.second(y)
+            out: Tensor = self.second(y)
+            return out
 
     x = torch.randn(4, 8)
     model = Nested().eval()
@@ -87,7 +88,8 @@ class Slow(nn.Module):
         y = torch.relu(net.depthwise_bn(y))
         y = torch.relu(net.pointwise(y))
         time.sleep(1e-3)
-        return net.head(y.mean((2, 3)))
+        logits: Tensor = net.head(y.mean((2, 3)))
+        return logits
 
 
 @pytest.fixture
@@ -146,7 +148,7 @@ def test_plans_for_single_batches_do_not_meet_in_other_threads(slow: SwitchableM
 
 
 def test_a_part_called_by_itself_follows_the_active_plan(switchable: SwitchableModel) -> None:
-    head, x = switchable.model.head, torch.randn(3, 16)
+    head, x = switchable.model.get_submodule("head"), torch.randn(3, 16)
     expected = switchable.layer_callable(3, "int4")(x)
     switchable.switch(uniform(switchable, "int4"))
     assert torch.equal(head(x), expected)
@@ -200,7 +202,7 @@ def test_a_detached_model_does_not_pretend_to_run_a_plan(
 
 
 def test_detaching_from_inside_a_batch_is_refused_instead_of_waiting_for_ever(
-    linear_model: nn.Module, linear_inputs: Tensor
+    linear_model: tiny.TokenNet, linear_inputs: Tensor
 ) -> None:
     with SwitchableModel(linear_model, linear_inputs[:2], ["int8"]) as switchable:
         handle = linear_model.norm.register_forward_hook(lambda *_: switchable.detach())

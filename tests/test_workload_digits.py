@@ -177,7 +177,7 @@ def test_a_model_with_named_inputs_can_be_trained() -> None:
             return (self.head(pixels.flatten(1)),)
 
     split = small_split()
-    named = Split({"pixels": split.inputs}, split.labels)  # type: ignore[dict-item]
+    named = Split({"pixels": split.inputs}, split.labels)
     assert not train_classifier(Named(), named, **HYPERPARAMETERS).training
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import yaml
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from wattbit.calibration import calibration_to_json
@@ -16,7 +17,7 @@ from wattbit.energy.device_model import DeviceModel
 from wattbit.execution.switchable import SwitchableModel
 from wattbit.features import FeatureEncoder
 from wattbit.guardrail import Guardrail
-from wattbit.judging.certificate import CandidatePlan, Certificate, certify_sequence
+from wattbit.judging.certificate import CandidatePlan, Certificate, Judgement, certify_sequence
 from wattbit.plan import PrecisionPlan
 from wattbit.policy import MLPPolicy
 from wattbit.profile import ModelProfile
@@ -85,6 +86,8 @@ def conv_model() -> ConvNet:
         torch.manual_seed(1)
         model = ConvNet()
         for norm in (model.stem_bn, model.depthwise_bn):
+            assert norm.running_mean is not None
+            assert norm.running_var is not None
             nn.init.uniform_(norm.running_mean, -0.3, 0.3)
             nn.init.uniform_(norm.running_var, 0.3, 1.5)
             nn.init.uniform_(norm.weight, 0.5, 2.0)
@@ -170,7 +173,13 @@ def random_policy(profile: ModelProfile, hidden: int = 8, seed: int = 0) -> MLPP
     )
 
 
-def _certified(profile, plan, agrees, tolerance_pp, labels):
+def _certified(
+    profile: ModelProfile,
+    plan: PrecisionPlan,
+    agrees: NDArray[np.bool_],
+    tolerance_pp: float,
+    labels: NDArray[np.int64],
+) -> tuple[BundledPlan, dict[str, Judgement]]:
     judgements = certify_sequence(
         np.ones_like(agrees), [CandidatePlan(plan.plan_id, agrees)], labels, Guardrail(tolerance_pp)
     )
