@@ -14,9 +14,8 @@ import tiny
 from attached import uniform
 from torch import Tensor
 
-from wattbit.execution import packing
-from wattbit.execution.kernels import PackedKernel, registry
-from wattbit.execution.packing import PackedLayers
+from wattbit.execution import kernels, packing
+from wattbit.execution.kernels import PackedKernel
 from wattbit.execution.switchable import SwitchableModel
 from wattbit.plan import PrecisionPlan
 
@@ -29,7 +28,7 @@ def packed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     def pack(layer: Any, wanted: Any, calibration: Any, *, native: bool) -> PackedKernel:
         names.append(wanted.name)
         time.sleep(1e-3)
-        return registry.pack(layer, wanted, calibration, native=native)
+        return kernels.pack(layer, wanted, calibration, native=native)
 
     monkeypatch.setattr(packing, "pack", pack)
     return names
@@ -61,17 +60,22 @@ def test_threads_that_come_together_pack_once(packed: list[str], switchable: Swi
     assert all(one is kernels[index % 2] or one == kernels[index % 2] for index, one in enumerate(kernels))
 
 
-def test_thousands_of_plans_do_not_pile_up(switchable: SwitchableModel) -> None:
+def test_thousands_of_plans_do_not_pile_up(packed: list[str], switchable: SwitchableModel) -> None:
+    kept: list[weakref.ref[PrecisionPlan]] = []
     names = ("fp32", "bf16", "int8", "int4", "mxfp4")
     for a in names:
         for b in names:
             for c in names:
                 for d in names:
                     plan = dict(zip(switchable.layer_names, (a, b, c, d), strict=True))
-                    switchable.prepare(PrecisionPlan(plan))
-    store: PackedLayers = switchable._packed
-    assert len(store._plans) <= 256
-    assert len(store._packed) == 4 * 4
+                    prepared = PrecisionPlan(plan)
+                    switchable.prepare(prepared)
+                    kept.append(weakref.ref(prepared))
+    del prepared
+    gc.collect()
+    assert len(kept) == 5**4
+    assert sum(reference() is not None for reference in kept) <= 256
+    assert len(packed) == 4 * 4
 
 
 def test_detaching_frees_what_was_packed_and_the_model_holds_on_to_nothing(
