@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from types import ModuleType
 
 from wattbit.errors import ConfigError
@@ -48,13 +48,7 @@ class Benchmark:
 
     def to_json(self) -> str:
         """The file for machines."""
-        data = {
-            "bench": self.bench,
-            "device": self.device,
-            "figures": dict(self.figures),
-            "rows": [dict(row) for row in self.rows],
-        }
-        return json.dumps(data, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+        return json.dumps(asdict(self), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
 
 
 def find_benchmark(name: str, benches: Mapping[str, str] = BENCHMARKS) -> ModuleType:

@@ -13,28 +13,16 @@ dominates.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 
 from scripts.benchmarks import Row
+from scripts.benchmarks.kernel_cases import Case
 from scripts.benchmarks.timing import best_s
 
 _SIDES = (512, 768, 1024)
 _RATES = {"fp32": 1.0, "int8": 4.0}
 """Multiply-accumulates an instruction, in relation to float32, by the format of the multiplication."""
-
-
-class Sized(Protocol):
-    """Something with a number of operations and of bytes."""
-
-    @property
-    def macs(self) -> int:
-        """Multiply-accumulates of one run."""
-
-    @property
-    def traffic_bytes(self) -> int:
-        """Bytes that one run must move."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +35,12 @@ class Roofline:
 
     macs_per_s: float
 
-    def share(self, work: Sized, compute: str, seconds: float) -> float | None:
-        """Roof time of ``work`` / ``seconds``; None if no rate is known for the format ``compute``."""
+    def share(self, case: Case, compute: str, seconds: float) -> float | None:
+        """Roof time of ``case`` / ``seconds``; None if no rate is known for the format ``compute``."""
         rate = _RATES.get(compute)
         if rate is None:
             return None
-        return max(work.macs / (rate * self.macs_per_s), copy_s(work.traffic_bytes)) / seconds
+        return max(case.macs / (rate * self.macs_per_s), copy_s(case.traffic_bytes)) / seconds
 
     def rows(self) -> tuple[Row, ...]:
         """The limits, for the table."""

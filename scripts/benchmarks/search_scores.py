@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,7 @@ from envs.gate import SearchGate
 from scripts.benchmarks.search_cells import CellResult
 from scripts.benchmarks.search_methods import RAW, TOLERANCES_PP
 from scripts.benchmarks.search_problems import held_out_optimum_j, leaks, optimum_j
+from wattbit.energy.ratio_interval import t_quantile
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +39,13 @@ class Interval:
         mean = statistics.fmean(values)
         if len(values) < 2:
             return cls(mean, None, None)
-        from scipy.stats import t
-
-        half = float(t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
+        half = t_quantile(0.95, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
         return cls(mean, mean - half, mean + half)
+
+    @classmethod
+    def of_means(cls, values: Iterable[Sequence[float]]) -> Interval:
+        """The interval of the mean of each of ``values``, which are independent."""
+        return cls.of([statistics.fmean(each) for each in values])
 
 
 @dataclass(frozen=True, slots=True)

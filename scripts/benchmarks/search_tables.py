@@ -12,8 +12,7 @@ from envs.gate import SearchGate
 from envs.pooled_gate import PooledGate
 from scripts.benchmarks import Row
 from scripts.benchmarks.search_cells import CellResult
-from scripts.benchmarks.search_methods import GATES as SEARCH_GATES
-from scripts.benchmarks.search_methods import TOLERANCES_PP
+from scripts.benchmarks.search_methods import GATES, TOLERANCES_PP
 from scripts.benchmarks.search_problems import is_table
 from scripts.benchmarks.search_scores import (
     Generalised,
@@ -23,7 +22,7 @@ from scripts.benchmarks.search_scores import (
     policy_regrets,
 )
 
-GATES: Sequence[tuple[str, float, SearchGate]] = (
+COMPARED_GATES: Sequence[tuple[str, float, SearchGate]] = (
     *(("own counts", a, SearchGate(a)) for a in (0.5, 0.4, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005)),
     *(("pooled", a, PooledGate(fresh_alpha=a)) for a in (0.5, 0.2, 0.1, 0.05, 0.02, 0.01)),
 )
@@ -41,8 +40,7 @@ class Results:
         found = [
             r
             for r in self.cells
-            if (r.cell.problem, r.cell.method, r.cell.budget) == (problem, method, budget)
-            and r.cell.gate == gate
+            if (r.cell.problem, r.cell.method, r.cell.budget, r.cell.gate) == (problem, method, budget, gate)
         ]
         return sorted(found, key=lambda r: r.cell.seed)
 
@@ -54,7 +52,7 @@ class Results:
     def regret(self, problem: str, method: str, budget: int) -> Interval | None:
         """Mean optimisation regret over the tolerances; None if it did not run."""
         seeds = self.of(problem, method, budget)
-        return Interval.of([statistics.fmean(optimisation_regrets(r)) for r in seeds]) if seeds else None
+        return Interval.of_means([optimisation_regrets(r) for r in seeds]) if seeds else None
 
 
 def optimisation_rows(results: Results) -> list[Row]:
@@ -62,17 +60,18 @@ def optimisation_rows(results: Results) -> list[Row]:
     rows: list[Row] = []
     for problem, method, budget in results.settings():
         seeds = results.of(problem, method, budget)
+        regrets = [optimisation_regrets(r) for r in seeds]
         rows.append(
             {
                 "table": "optimisation regret (raw gate)",
                 "problem": problem,
                 "budget": budget,
                 "method": method,
-                **percent(results.regret(problem, method, budget)),
+                **percent(Interval.of_means(regrets)),
                 "evaluations": statistics.fmean(len(r.outcomes) for r in seeds),
                 "seconds": statistics.fmean(r.seconds for r in seeds),
                 "cpu_seconds": statistics.fmean(r.cpu_seconds for r in seeds),
-                **_by_tolerance([optimisation_regrets(r) for r in seeds]),
+                **by_tolerance(regrets, "at "),
             }
         )
     return rows
@@ -89,8 +88,8 @@ def policy_rows(results: Results) -> list[Row]:
                     "table": "the policy alone, greedy (raw gate)",
                     "problem": problem,
                     "budget": budget,
-                    **percent(Interval.of([statistics.fmean(r) for r in regrets])),
-                    **_by_tolerance(regrets),
+                    **percent(Interval.of_means(regrets)),
+                    **by_tolerance(regrets, "at "),
                 }
             )
     return rows
@@ -100,14 +99,11 @@ def difference_rows(results: Results, problems: Sequence[str], budget: int) -> l
     """PPO's optimisation regret minus each baseline's, paired by seed."""
     rows: list[Row] = []
     for problem in problems:
-        ppo = {r.cell.seed: r for r in results.of(problem, "ppo", budget)}
+        ppo = {r.cell.seed: _mean_regret(r) for r in results.of(problem, "ppo", budget)}
         for _, method, _ in [s for s in results.settings() if s[0] == problem and s[2] == budget]:
-            pairs = [(ppo[r.cell.seed], r) for r in results.of(problem, method, budget) if r.cell.seed in ppo]
-            if method != "ppo" and pairs:
-                differences = [
-                    statistics.fmean(optimisation_regrets(a)) - statistics.fmean(optimisation_regrets(b))
-                    for a, b in pairs
-                ]
+            others = [r for r in results.of(problem, method, budget) if r.cell.seed in ppo]
+            if method != "ppo" and others:
+                differences = [ppo[r.cell.seed] - _mean_regret(r) for r in others]
                 rows.append(
                     {
                         "table": "PPO's regret minus a baseline's, paired by seed",
@@ -132,11 +128,11 @@ def generalisation_rows(results: Results) -> list[Row]:
             "budget": budget,
             "method": method,
         }
-        for name, make in SEARCH_GATES.items():
+        for name, make in GATES.items():
             seeds = searched_with(results, problem, method, budget, name)
             if seeds:
                 found = [generalisation(r, make()) for r in seeds]
-                interval = Interval.of([statistics.fmean(g.regret for g in each) for each in found])
+                interval = Interval.of_means([[g.regret for g in each] for each in found])
                 row |= {f"{name}_{key}": value for key, value in percent(interval).items()}
                 row[f"{name}_leak_%"] = 100.0 * leak_rate([g for each in found for g in each])
         rows.append(row)
@@ -151,7 +147,7 @@ def gate_rows(results: Results) -> list[Row]:
     """
     rows: list[Row] = []
     problems = [p for p in dict.fromkeys(s[0] for s in results.settings()) if is_table(p)]
-    for judged, level, gate in GATES:
+    for judged, level, gate in COMPARED_GATES:
         row: Row = {
             "table": "gates (all methods, budgets and seeds)",
             "judged by": judged,
@@ -180,14 +176,17 @@ def leak_rate(found: Sequence[Generalised]) -> float:
     return statistics.fmean(g.leaked for g in chosen) if chosen else 0.0
 
 
-def percent(interval: Interval | None) -> Row:
-    """The columns of an interval of shares; none without one."""
-    if interval is None:
-        return {}
+def percent(interval: Interval) -> Row:
+    """The columns of an interval of shares."""
     values = {"regret_%": interval.mean, "low_%": interval.low, "high_%": interval.high}
     return {name: None if value is None else 100.0 * value for name, value in values.items()}
 
 
-def _by_tolerance(regrets: Sequence[Sequence[float]]) -> Row:
+def by_tolerance(regrets: Sequence[Sequence[float]], prefix: str = "") -> Row:
+    """The mean over seeds at each tolerance, in percent."""
     means = np.mean(regrets, axis=0)
-    return {f"at {t:g} pp": 100.0 * float(m) for t, m in zip(TOLERANCES_PP, means, strict=True)}
+    return {f"{prefix}{t:g} pp": 100.0 * float(m) for t, m in zip(TOLERANCES_PP, means, strict=True)}
+
+
+def _mean_regret(result: CellResult) -> float:
+    return statistics.fmean(optimisation_regrets(result))

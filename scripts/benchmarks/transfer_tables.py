@@ -6,12 +6,9 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from scripts.benchmarks import Row
-from scripts.benchmarks.search_methods import TOLERANCES_PP
 from scripts.benchmarks.search_scores import Interval
-from scripts.benchmarks.search_tables import percent
+from scripts.benchmarks.search_tables import by_tolerance, percent
 
 OWN, ZERO_SHOT, ADDITIVE = "own network", "zero-shot", "zero-shot, additive model"
 TRANSFERRED, SCRATCH, ILP = "few-shot", "from scratch", "ilp"
@@ -48,26 +45,26 @@ def regret_rows(found: Iterable[Finding]) -> list[Row]:
     for f in found:
         groups.setdefault((f.network, f.evaluations, f.what, f.trained_on or "-"), []).append(f)
     means: list[Row] = []
-    by_tolerance: list[Row] = []
+    at_each: list[Row] = []
     for (network, evaluations, what, trained_on), seeds in sorted(groups.items()):
         row: Row = {"network": network, "evaluations": evaluations, "what": what, "trained_on": trained_on}
         means.append(
             {
                 "table": "optimisation regret (raw gate), mean over the tolerances",
                 **row,
-                **percent(Interval.of([statistics.fmean(f.regrets) for f in seeds])),
+                **percent(Interval.of_means(f.regrets for f in seeds)),
                 "broken_%": _mean_percent([b for f in seeds for b in f.breaks]),
                 "regret_if_held_%": _mean_percent([r for f in seeds for r in _held(f)]),
             }
         )
-        by_tolerance.append(
+        at_each.append(
             {
                 "table": "optimisation regret (raw gate) at each tolerance, %",
                 **row,
-                **_by_tolerance([f.regrets for f in seeds]),
+                **by_tolerance([f.regrets for f in seeds]),
             }
         )
-    return [*means, *by_tolerance]
+    return [*means, *at_each]
 
 
 def difference_rows(found: Sequence[Finding]) -> list[Row]:
@@ -124,8 +121,3 @@ def _mean_regret(found: Sequence[Finding], what: str, evaluations: int) -> float
 
 def _mean_percent(values: Sequence[float]) -> float | None:
     return 100.0 * statistics.fmean(values) if values else None
-
-
-def _by_tolerance(regrets: Sequence[Sequence[float]]) -> dict[str, float]:
-    means = np.mean(regrets, axis=0)
-    return {f"{t:g} pp": 100.0 * float(m) for t, m in zip(TOLERANCES_PP, means, strict=True)}

@@ -46,8 +46,9 @@ class _Window:
         return self.seconds / self.runs
 
     @property
-    def run_j(self) -> float | None:
-        return None if self.spent is None else self.spent.energy_j / self.runs
+    def run_j(self) -> float:
+        """Joules of one run; NaN where they were not read, never 0."""
+        return math.nan if self.spent is None else self.spent.energy_j / self.runs
 
 
 _Pairs = Sequence[tuple[_Window, _Window]]
@@ -153,17 +154,13 @@ class GpuMeasurer:
     def _windows(
         self, works: Mapping[str, Work], single_s: Mapping[str, float], window_s: float, *, energy: bool
     ) -> dict[str, _Pairs]:
-        found: dict[str, list[tuple[_Window, _Window]]] = {name: [] for name in works}
-        names = list(works)
+        found: dict[str, list[_Window]] = {name: [] for name in works}
         for _ in range(self._trials):
-            passed: dict[str, list[_Window]] = {name: [] for name in names}
-            for name in (*names, *reversed(names)):
+            for name in (*works, *reversed(list(works))):
                 # Works of equal length get equally many runs, whatever the last digit of their time.
                 runs = math.ceil(window_s / single_s[name] - 1e-6)
-                passed[name].append(self._window(works[name], runs, energy))
-            for name, (first, second) in passed.items():
-                found[name].append((first, second))
-        return {name: tuple(pairs) for name, pairs in found.items()}
+                found[name].append(self._window(works[name], runs, energy))
+        return {name: list(zip(each[::2], each[1::2], strict=True)) for name, each in found.items()}
 
     def _window(self, work: Work, runs: int, energy: bool) -> _Window:
         meter = self._machine.meter
@@ -191,16 +188,15 @@ def _cautions(windows: Mapping[str, _Pairs]) -> list[str]:
 
 def _summary(own: _Pairs, reference: _Pairs, idle_w: float | None) -> Row:
     """Medians over the trials, and the ratios to the reference."""
-    seconds = [(first.run_s + second.run_s) / 2 for first, second in own]
-    base_s = [(first.run_s + second.run_s) / 2 for first, second in reference]
+    seconds, base_s = ([(a.run_s + b.run_s) / 2 for a, b in pairs] for pairs in (own, reference))
     row: Row = {
         "ms": statistics.median(seconds) * 1e3,
         "speedup": statistics.median(base / mine for base, mine in zip(base_s, seconds, strict=True)),
     }
-    joules, base_j = _joules(own), _joules(reference)
-    if joules is None or base_j is None:
-        return row
+    joules, base_j = ([(a.run_j + b.run_j) / 2 for a, b in pairs] for pairs in (own, reference))
     ratios = [mine / base for mine, base in zip(joules, base_j, strict=True)]
+    if any(math.isnan(ratio) for ratio in ratios):
+        return row
     ratio, energy_j = statistics.median(ratios), statistics.median(joules)
     low, high = ratio_interval(ratio, ratios, _CONFIDENCE)
     row |= {
@@ -209,19 +205,8 @@ def _summary(own: _Pairs, reference: _Pairs, idle_w: float | None) -> Row:
         "energy_ratio": ratio,
         "ratio_low": low,
         "ratio_high": high,
-        "window_spread": max(
-            abs(first.run_j - second.run_j) / (first.run_j + second.run_j) * 2
-            for first, second in own
-            if first.run_j is not None and second.run_j is not None
-        ),
+        "window_spread": max(abs(a.run_j - b.run_j) / (a.run_j + b.run_j) * 2 for a, b in own),
     }
     if idle_w is not None:
         row["energy_above_idle_j"] = energy_j - idle_w * statistics.median(seconds)
     return row
-
-
-def _joules(windows: _Pairs) -> list[float] | None:
-    """The energy of one run in each trial, joules; None if it was not read."""
-    pairs = [(first.run_j, second.run_j) for first, second in windows]
-    found = [(first + second) / 2 for first, second in pairs if first is not None and second is not None]
-    return found if len(found) == len(pairs) else None
