@@ -121,14 +121,21 @@ def test_a_guardrail_survives_its_dict_form(
     max_latency_ms: float | None,
     max_memory_bytes: int | None,
 ) -> None:
-    guardrail = Guardrail(tolerance_pp, alpha, strict, per_class_pp, max_latency_ms, max_memory_bytes)
+    guardrail = Guardrail(
+        tolerance_pp,
+        alpha=alpha,
+        strict=strict,
+        per_class_pp=per_class_pp,
+        max_latency_ms=max_latency_ms,
+        max_memory_bytes=max_memory_bytes,
+    )
     assert Guardrail(**guardrail.as_dict()) == guardrail
 
 
 def test_a_relative_tolerance_is_that_share_of_the_reference_accuracy() -> None:
     resolved = RelativeGuardrail(0.01, alpha=0.01, per_class_pp={2: 0.5}, max_latency_ms=3.0).resolve(0.7646)
     assert resolved.tolerance_pp == pytest.approx(0.7646)
-    assert resolved == Guardrail(resolved.tolerance_pp, 0.01, per_class_pp={2: 0.5}, max_latency_ms=3.0)
+    assert resolved == Guardrail(resolved.tolerance_pp, alpha=0.01, per_class_pp={2: 0.5}, max_latency_ms=3.0)
 
 
 def test_an_absolute_guardrail_resolves_to_itself() -> None:

@@ -9,30 +9,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from wattbit.errors import GuardrailError
 
 
-@dataclass(frozen=True, slots=True)
-class Guardrail:
-    """All limits a plan must hold.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """The limits besides the tolerance: what `Guardrail` and `RelativeGuardrail` have in common.
 
     Attributes:
-        tolerance_pp: The largest drop allowed, in percentage points; above 0, at most 100.
         alpha: The level of the test: how often a plan whose drop is the tolerance or more may pass.
         strict: True to test with exact Clopper-Pearson bounds, which need more samples than the score test.
         per_class_pp: For each class index, how much that class's false-negative rate may rise, in percentage
             points.
         max_latency_ms: The longest time per inference allowed, milliseconds; None for no limit.
         max_memory_bytes: The largest size of stored weights allowed, bytes; None for no limit.
-
-    Raises:
-        GuardrailError: If a limit makes no sense.
     """
 
-    tolerance_pp: float
     alpha: float = 0.05
     strict: bool = False
     per_class_pp: Mapping[int, float] = field(default_factory=dict, hash=False)
@@ -40,9 +35,36 @@ class Guardrail:
     max_memory_bytes: int | None = None
 
     def __post_init__(self) -> None:
-        _require_pp("tolerance_pp", self.tolerance_pp)
+        self._require_tolerance()
         object.__setattr__(self, "per_class_pp", _checked_classes(self.per_class_pp))
-        _require_common(self)
+        if not _is_number(self.alpha) or not 0.0 < self.alpha < 0.5:
+            raise GuardrailError(f"alpha {self.alpha!r} must lie between 0 and 0.5; 0.05 is usual")
+        if not isinstance(self.strict, bool):
+            raise GuardrailError(f"strict {self.strict!r} must be true or false")
+        for name in ("max_latency_ms", "max_memory_bytes"):
+            limit = getattr(self, name)
+            if limit is not None and (not _is_number(limit) or not 0.0 < limit < math.inf):
+                raise GuardrailError(f"{name} {limit!r} must be a number above 0; leave it out for no limit")
+
+    def _require_tolerance(self) -> None:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True)
+class Guardrail(Limits):
+    """All limits a plan must hold.
+
+    Attributes:
+        tolerance_pp: The largest drop allowed, in percentage points; above 0, at most 100.
+
+    Raises:
+        GuardrailError: If a limit makes no sense.
+    """
+
+    tolerance_pp: float
+
+    def _require_tolerance(self) -> None:
+        _require_pp("tolerance_pp", self.tolerance_pp)
 
     @property
     def margin(self) -> float:
@@ -80,11 +102,12 @@ class Guardrail:
 
     def as_dict(self) -> dict[str, Any]:
         """The constructor's arguments as a JSON-ready dict; ``Guardrail(**data)`` reads it back."""
-        return {**asdict(self), "per_class_pp": {str(label): pp for label, pp in self.per_class_pp.items()}}
+        per_class_pp = {str(label): pp for label, pp in self.per_class_pp.items()}
+        return {"tolerance_pp": self.tolerance_pp, **asdict(self), "per_class_pp": per_class_pp}
 
 
 @dataclass(frozen=True, slots=True)
-class RelativeGuardrail:
+class RelativeGuardrail(Limits):
     """Limits whose tolerance is a share of the reference accuracy.
 
     MLPerf inference asks for at least 99 % (or 99.9 %) of the FP32 model's accuracy (MLPerf Inference Rules,
@@ -93,31 +116,19 @@ class RelativeGuardrail:
 
     Attributes:
         relative_tolerance: The share of the reference accuracy that may be lost; above 0, below 1.
-        alpha: As in `Guardrail`.
-        strict: As in `Guardrail`.
-        per_class_pp: As in `Guardrail`.
-        max_latency_ms: As in `Guardrail`.
-        max_memory_bytes: As in `Guardrail`.
 
     Raises:
         GuardrailError: If a limit makes no sense.
     """
 
     relative_tolerance: float
-    alpha: float = 0.05
-    strict: bool = False
-    per_class_pp: Mapping[int, float] = field(default_factory=dict, hash=False)
-    max_latency_ms: float | None = None
-    max_memory_bytes: int | None = None
 
-    def __post_init__(self) -> None:
+    def _require_tolerance(self) -> None:
         if not _is_number(self.relative_tolerance) or not 0.0 < self.relative_tolerance < 1.0:
             raise GuardrailError(
                 f"relative_tolerance {self.relative_tolerance!r} must lie between 0 and 1; "
                 "0.01 keeps 99 % of the reference accuracy"
             )
-        object.__setattr__(self, "per_class_pp", _checked_classes(self.per_class_pp))
-        _require_common(self)
 
     def resolve(self, reference_accuracy: float) -> Guardrail:
         """Return the guardrail for a model of known reference accuracy.
@@ -135,24 +146,9 @@ class RelativeGuardrail:
                 "tolerance absolute; give it as a share, not in percent"
             )
         return Guardrail(
-            tolerance_pp=100.0 * self.relative_tolerance * reference_accuracy,
-            alpha=self.alpha,
-            strict=self.strict,
-            per_class_pp=self.per_class_pp,
-            max_latency_ms=self.max_latency_ms,
-            max_memory_bytes=self.max_memory_bytes,
+            100.0 * self.relative_tolerance * reference_accuracy,
+            **{limit.name: getattr(self, limit.name) for limit in fields(Limits)},
         )
-
-
-def _require_common(guardrail: Guardrail | RelativeGuardrail) -> None:
-    if not _is_number(guardrail.alpha) or not 0.0 < guardrail.alpha < 0.5:
-        raise GuardrailError(f"alpha {guardrail.alpha!r} must lie between 0 and 0.5; 0.05 is usual")
-    if not isinstance(guardrail.strict, bool):
-        raise GuardrailError(f"strict {guardrail.strict!r} must be true or false")
-    for name in ("max_latency_ms", "max_memory_bytes"):
-        limit = getattr(guardrail, name)
-        if limit is not None and (not _is_number(limit) or not 0.0 < limit < math.inf):
-            raise GuardrailError(f"{name} {limit!r} must be a number above 0; leave it out for no limit")
 
 
 def _require_pp(name: str, value: object) -> None:

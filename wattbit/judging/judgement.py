@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from wattbit.errors import DataError, GuardrailError, PlanError
 from wattbit.guardrail import Guardrail
-from wattbit.judging import noninferiority as paired
+from wattbit.judging import noninferiority
 from wattbit.judging.betting import betting_upper_bound
 from wattbit.judging.noninferiority import PairedCounts
 
@@ -191,7 +191,7 @@ def feasible_before_search(
     Raises:
         GuardrailError: If tolerance or alpha are out of range.
     """
-    needed = paired.minimum_samples(tolerance_pp / 100.0, alpha, strict)
+    needed = noninferiority.minimum_samples(tolerance_pp / 100.0, alpha, strict)
     if samples >= needed:
         return None
     return (
@@ -204,16 +204,16 @@ def feasible_before_search(
 def _judge_counts(what: str, counts: PairedCounts, limit_pp: float, guardrail: Guardrail) -> Judgement:
     alpha, strict, margin = guardrail.alpha, guardrail.strict, limit_pp / 100.0
     tested = Judgement(
-        verdict="pass" if paired.accepts(counts, margin, alpha, strict) else "inconclusive",
+        verdict="pass" if noninferiority.accepts(counts, margin, alpha, strict) else "inconclusive",
         reasons=(),
         samples=counts.samples,
         tolerance_pp=limit_pp,
         drop_pp=counts.drop_pp,
-        lower_pp=paired.lower_bound_pp(counts, alpha, strict),
-        upper_pp=paired.upper_bound_pp(counts, alpha, strict),
-        p_value=None if strict else paired.p_value(counts, margin),
+        lower_pp=noninferiority.lower_bound_pp(counts, alpha, strict),
+        upper_pp=noninferiority.upper_bound_pp(counts, alpha, strict),
+        p_value=None if strict else noninferiority.p_value(counts, margin),
         counts=counts,
-        needed_samples=paired.samples_to_certify(counts, margin, alpha, strict),
+        needed_samples=noninferiority.samples_to_certify(counts, margin, alpha, strict),
     )
     return _explained(tested, what, counts.drop_pp, limit_pp, alpha)
 

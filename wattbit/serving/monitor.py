@@ -8,8 +8,7 @@ anytime-valid inference", Statistical Science 38:576-601). Needs numpy alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -35,8 +34,7 @@ class EProcess:
 
     Args:
         limit: The rate of disagreement allowed, a share between 0 and 1.
-        lambdas: The bets, each above 0 and below ``1 / limit``; None for the bets that are growth-optimal at
-            rates of 1.25, 1.5, 2, 3, 5, 9, ... times the limit.
+        lambdas: The bets, each above 0 and below ``1 / limit``; None for `default_lambdas`.
         held_back: The share of wealth held back at first, from 0 to below 1.
 
     Raises:
@@ -52,7 +50,7 @@ class EProcess:
             raise GuardrailError(f"limit {limit!r} of disagreement must lie between 0 and 1; give a share")
         if not 0.0 <= held_back < 1.0:
             raise GuardrailError(f"held_back {held_back!r} must be from 0 to below 1; 0.5 is usual")
-        bets = np.array(_default_lambdas(limit) if lambdas is None else lambdas, dtype=np.float64)
+        bets = np.array(default_lambdas(limit) if lambdas is None else lambdas, dtype=np.float64)
         if bets.ndim != 1 or not bets.size or not np.all((bets > 0.0) & (bets < 1.0 / limit)):
             raise GuardrailError(
                 f"lambdas {lambdas!r} must each be above 0 and below 1/limit = {1 / limit:g}"
@@ -124,41 +122,8 @@ class EProcess:
             raise GuardrailError(f"alpha {alpha!r} must lie between 0 and 1; 0.01 is usual")
         return self._peak >= -math.log(alpha)
 
-    def state(self) -> dict[str, Any]:
-        """Everything needed to go on after a restart, ready for JSON."""
-        return {
-            "limit": self._limit,
-            "held_back": self._held_back,
-            "lambdas": self._lambdas.tolist(),
-            "log_stakes": self._log_stakes.tolist(),
-            "observations": self._observations,
-            "peak": self._peak,
-        }
 
-    @classmethod
-    def from_state(cls, state: Mapping[str, Any]) -> EProcess:
-        """Go on from what `state` returned.
-
-        Raises:
-            GuardrailError: If it is not such a state.
-        """
-        try:
-            process = cls(state["limit"], state["lambdas"], held_back=state["held_back"])
-            stakes = np.array(state["log_stakes"], dtype=np.float64)
-            observations, peak = int(state["observations"]), float(state["peak"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise GuardrailError(f"state of the monitor lacks or garbles {error}; start a new one") from None
-        if stakes.shape != process._lambdas.shape or not np.isfinite(stakes).all():
-            raise GuardrailError(f"state of the monitor has stakes {state['log_stakes']!r}; start a new one")
-        if observations < 0 or not 0.0 <= peak < math.inf:
-            raise GuardrailError(
-                f"state of the monitor has {observations} observations, peak {peak}; start a new one"
-            )
-        process._log_stakes, process._observations, process._peak = stakes, observations, peak
-        return process
-
-
-def _default_lambdas(limit: float) -> list[float]:
+def default_lambdas(limit: float) -> list[float]:
     """The bets ``(p - limit) / (limit (1 - limit))``, optimal at rates p of 1.25, 1.5, 2, 3, ... limits."""
     bets = [min(0.25 / (1.0 - limit), 0.5 / limit)]
     while 2.0 * bets[-1] <= 0.5 / limit:
