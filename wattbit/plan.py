@@ -99,6 +99,8 @@ class PrecisionPlan(Mapping[str, str]):
         Raises:
             PlanError: If the plan names a layer that is not in ``layers``, or leaves one out.
         """
+        if list(self) == list(layers):
+            return self
         known = set(layers)
         unknown = [layer for layer in self if layer not in known]
         missing = [layer for layer in layers if layer not in self._precisions]

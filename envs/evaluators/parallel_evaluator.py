@@ -56,21 +56,6 @@ class ParallelEvaluator(PlanEvaluator):
         super().__init__(model, profile, inputs, labels, batch_size=batch_size, known=known)
         self._pool: WorkerPool | None = WorkerPool(factory, workers)
 
-    def evaluate_all(self, plans: Sequence[PrecisionPlan]) -> list[Outcome]:
-        """The outcomes of ``plans``, in the order given; what is not known yet is run by the workers.
-
-        Raises:
-            PlanError: If one is for another model or uses a precision a layer does not support; none is run.
-            WorkerError: If a worker ended by itself twice, or failed.
-        """
-        required = [self.profile.require_plan(plan) for plan in plans]
-        new = dict.fromkeys(plan for plan in required if plan not in self._outcomes)
-        if self._pool is not None and len(new) > 1:
-            ordered = sorted(new, key=lambda plan: tuple(plan.values()))
-            for outcome in self._pool.evaluate(ordered):
-                self._outcomes[outcome.plan] = outcome
-        return super().evaluate_all(required)
-
     def close(self) -> None:
         """End the workers; from now on everything runs in this process."""
         if self._pool is not None:
@@ -84,3 +69,15 @@ class ParallelEvaluator(PlanEvaluator):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _run(self, plans: Sequence[PrecisionPlan]) -> None:
+        """Have the workers run ``plans``; a single one is run here.
+
+        Raises:
+            WorkerError: If a worker ended by itself twice, or failed.
+        """
+        if self._pool is None or len(plans) == 1:
+            super()._run(plans)
+            return
+        for outcome in self._pool.evaluate(sorted(plans, key=lambda plan: tuple(plan.values()))):
+            self._outcomes[outcome.plan] = outcome

@@ -110,15 +110,19 @@ class PlanEvaluator:
         Raises:
             PlanError: If one is for another model or uses a precision a layer does not support; none is run.
         """
-        required = [self._profile.require_plan(plan) for plan in plans]
-        new = [plan for plan in required if plan not in self._outcomes]
-        for plan, logits in self._sharing.logits(self._batches, new):
-            self._outcomes[plan] = self._outcome(plan, logits)
-        return [self._outcomes[plan] for plan in required]
+        new = [plan for plan in dict.fromkeys(plans) if plan not in self._outcomes]
+        if new:
+            self._run([self._profile.require_plan(plan) for plan in new])
+        return [self._outcomes[plan] for plan in plans]
 
     def __deepcopy__(self, memo: dict[int, object]) -> PlanEvaluator:
         # Gymnasium copies the arguments of environments; what is remembered is to be shared, not copied.
         return self
+
+    def _run(self, plans: Sequence[PrecisionPlan]) -> None:
+        """Run plans of which nothing is known yet, and remember their outcomes."""
+        for plan, logits in self._sharing.logits(self._batches, plans):
+            self._outcomes[plan] = self._outcome(plan, logits)
 
     def _outcome(self, plan: PrecisionPlan, logits: Tensor) -> Outcome:
         values = divergence(self._reference_log, logits).double().nan_to_num(nan=_WORST, posinf=_WORST)

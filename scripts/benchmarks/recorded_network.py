@@ -85,15 +85,14 @@ class RecordedNetwork:
 
     def evaluate_all(self, plans: Sequence[PrecisionPlan]) -> list[Outcome]:
         """The outcome of each of ``plans``, in the order given; raises as `PlanEvaluator.evaluate_all`."""
-        required = [self._profile.require_plan(plan) for plan in plans]
-        new = list(dict.fromkeys(plan for plan in required if plan not in self._known))
+        new = [plan for plan in dict.fromkeys(plans) if plan not in self._known]
         if new:
             self._evaluator = self._evaluator or self._build()
             with Journal(self._folder / _OUTCOMES.replace("*", str(os.getpid()))) as journal:
                 for outcome in self._evaluator.evaluate_all(new):
                     self._known[outcome.plan] = outcome
                     journal.append(outcome, "run")
-        return [self._known[plan] for plan in required]
+        return [self._known[plan] for plan in plans]
 
     def optimum(self, tolerance_pp: float, gate: SearchGate) -> Outcome:
         """The cheapest plan that passes ``gate`` among all that any process has run: the best one known."""
