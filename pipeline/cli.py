@@ -18,8 +18,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pipeline.writable import require_writable
 from wattbit.errors import ConfigError, WattbitError
+from wattbit.storage.writable import require_writable
 
 CONF = Path(__file__).parent.parent / "conf"
 USER_ERROR = 2
@@ -35,7 +35,7 @@ def main(config_name: str, task: Callable[[DictConfig], None]) -> None:
             return
         if not any(argument.startswith("-") for argument in arguments):
             config = check_overrides(config_name, arguments)
-            require_writable(Path(config.hydra.run.dir))
+            require_writable(Path(config.hydra.run.dir), "choose another with hydra.run.dir=FOLDER")
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)
     def run(config: DictConfig) -> None:

@@ -12,11 +12,11 @@ from rich.console import Console
 
 from pipeline.build import use_threads
 from pipeline.cli import one_line_errors
-from pipeline.writable import require_writable
 from scripts import CommandParser
 from scripts.benchmarks import BENCHMARKS, Benchmark, find_benchmark
 from scripts.benchmarks.console_tables import show
 from wattbit.storage.atomic_write import write_atomically
+from wattbit.storage.writable import require_writable
 
 LOG_WIDTH = 140
 
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str]) -> None:
     with one_line_errors():
         options, module = _parse(arguments)
         if options.json is not None:
-            require_writable(options.json.absolute().parent)
+            require_writable(options.json.absolute().parent, "give another file to --json")
         use_threads(1)
         benchmark: Benchmark = module.run(options) if hasattr(module, "add_options") else module.run()
         # A log has room for every column, a terminal as much as it is wide.

@@ -23,7 +23,6 @@ from envs.grouping import Groups, group_profile, layer_plan
 from envs.plan_table import TABLES, PlanTable, energies_j
 from pipeline.build import CostFactory, build_costs, build_workload, use_threads
 from pipeline.cli import check_overrides, one_line_errors
-from pipeline.writable import require_writable
 from scripts import CommandParser
 from scripts.exhaustive_tables.plan_counts import PlanCounter, PlanCounts
 from scripts.exhaustive_tables.table_recipes import PRECISIONS, RECIPES
@@ -35,6 +34,7 @@ from wattbit.profiling.profiler import divergence, measure_profile
 from wattbit.profiling.sensitivity import Sensitivity
 from wattbit.storage.atomic_write import write_atomically
 from wattbit.storage.fingerprint import model_fingerprint
+from wattbit.storage.writable import require_writable
 from workloads.workload import Split, Workload
 
 _MOST_SAMPLES = 65_535
@@ -60,8 +60,8 @@ def main(arguments: Sequence[str]) -> None:
         if options.table not in RECIPES:
             raise ConfigError(f"no table {options.table!r}; choose from {', '.join(RECIPES)}")
         output = options.output or TABLES / f"{options.table}.npz"
-        require_writable(output.absolute().parent)
-        require_writable(options.keep.absolute())
+        require_writable(output.absolute().parent, "give another file to --output")
+        require_writable(options.keep.absolute(), "give another folder to --keep")
         # Results are then the same bit for bit in every run.
         use_threads(1)
         content = build_table(options).to_bytes()

@@ -6,8 +6,8 @@ import pytest
 
 from pipeline.cli import USER_ERROR, check_overrides, one_line_errors
 from pipeline.run_folder import resumed_arguments
-from pipeline.writable import require_writable
 from wattbit.errors import ConfigError, OutputError
+from wattbit.storage.writable import require_writable
 
 
 @pytest.mark.parametrize(
@@ -53,8 +53,8 @@ def test_errors_meant_for_people_leave_as_one_line_and_code_2(capsys: pytest.Cap
 def test_a_folder_that_cannot_be_made_is_refused_and_nothing_is_left(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match=r"hydra\.run\.dir"):
-        require_writable(tmp_path / "file" / "run")
-    require_writable(tmp_path / "a" / "b")
+        require_writable(tmp_path / "file" / "run", "choose another with hydra.run.dir=FOLDER")
+    require_writable(tmp_path / "a" / "b", "choose another")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 

@@ -12,7 +12,6 @@ import inspect
 import io
 import json
 import logging
-import tempfile
 import textwrap
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,9 +21,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wattbit.errors import ConfigError, OutputError
+from wattbit.errors import ConfigError
 from wattbit.storage.atomic_write import write_atomically
 from wattbit.storage.fingerprint import tensors_sha256
+from wattbit.storage.writable import require_writable
 
 _log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def cached_state_dict(
     path = Path(cache_dir) / f"{key}.pt"
     state = _read(path, key)
     if state is None:
-        _require_writable(path.parent)
+        require_writable(path.parent, "set cache_dir")  # before minutes of training, not after
         state = {name: tensor.detach().cpu() for name, tensor in build().state_dict().items()}
         content = io.BytesIO()
         torch.save({"key": key, "sha256": tensors_sha256(sorted(state.items())), "state": state}, content)
@@ -94,16 +94,6 @@ def _read(path: Path, key: str) -> dict[str, Tensor] | None:
         problem = f"{type(error).__name__} on reading it"
     _log.warning("cache file %s is corrupt (%s): it is built again", path, problem)
     return None
-
-
-def _require_writable(folder: Path) -> None:
-    """Fail before minutes of training, not after."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise OutputError(f"cannot write to cache folder {folder}: {error.strerror}; set cache_dir") from None
 
 
 def _bare_source(source: str) -> str:

@@ -8,8 +8,12 @@ from pathlib import Path
 from wattbit.errors import OutputError
 
 
-def require_writable(folder: Path) -> None:
+def require_writable(folder: Path, remedy: str) -> None:
     """Make sure that files can be created in ``folder``, which need not exist yet; nothing is left behind.
+
+    Args:
+        folder: The folder.
+        remedy: What a user can do if not.
 
     Raises:
         OutputError: If not.
@@ -21,6 +25,4 @@ def require_writable(folder: Path) -> None:
         probe.mkdir()
         probe.rmdir()
     except OSError as error:
-        raise OutputError(
-            f"cannot write to folder {folder}: {error.strerror}; choose another with hydra.run.dir=FOLDER"
-        ) from None
+        raise OutputError(f"cannot write to folder {folder}: {error.strerror}; {remedy}") from None
