@@ -17,7 +17,7 @@ from wattbit.storage.atomic_write import write_atomically
 from wattbit.storage.strict_json import dump_json, parse_json
 
 _MEMBER = "wattbit.json"
-_SCHEMA = 1
+_SCHEMA = 2
 
 
 def save_agent(model: MaskablePPO, path: Path, pp_per_nat: float, curve: Sequence[LearningPoint]) -> None:
@@ -34,7 +34,9 @@ def save_agent(model: MaskablePPO, path: Path, pp_per_nat: float, curve: Sequenc
     """
     content = io.BytesIO()
     model.save(content)
-    extra = {"schema": _SCHEMA, "pp_per_nat": pp_per_nat, "learning_curve": [asdict(p) for p in curve]}
+    # JSON has texts as keys only, so that tolerances become pairs.
+    points = [{**asdict(point), "best_saving": list(point.best_saving.items())} for point in curve]
+    extra = {"schema": _SCHEMA, "pp_per_nat": pp_per_nat, "learning_curve": points}
     with zipfile.ZipFile(content, "a") as archive:
         archive.writestr(_MEMBER, dump_json(extra))
     write_atomically(path, content.getvalue())
@@ -61,7 +63,8 @@ def load_agent(
             extra = parse_json(archive.read(_MEMBER))
         if extra["schema"] != _SCHEMA:
             raise ValueError(f"its schema is {extra['schema']}, not {_SCHEMA}")
-        curve = [LearningPoint(**point) for point in extra["learning_curve"]]
+        points = extra["learning_curve"]
+        curve = [LearningPoint(**{**point, "best_saving": dict(point["best_saving"])}) for point in points]
         pp_per_nat = float(extra["pp_per_nat"])
     except (OSError, ValueError, LookupError, TypeError, zipfile.BadZipFile) as error:
         raise _refusal(path, error) from None

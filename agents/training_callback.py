@@ -25,14 +25,14 @@ class LearningPoint:
         mean_reward: Mean reward of an episode, over the last hundred.
         entropy: Mean entropy of the policy in the last update, nats; None before the first.
         evaluations: Distinct plans asked for so far.
-        best_saving: Share of the reference energy that the best plan known saves, by tolerance.
+        best_saving: Share of the reference energy that the best plan known saves, by tolerance (pp).
     """
 
     timesteps: int
     mean_reward: float
     entropy: float | None
     evaluations: int
-    best_saving: Mapping[str, float]
+    best_saving: Mapping[float, float]
 
 
 class LearningWatch(BaseCallback):
@@ -79,7 +79,7 @@ class LearningWatch(BaseCallback):
         if point is not None:
             self.logger.record("search/evaluations", point.evaluations)
             for tolerance, value in point.best_saving.items():
-                self.logger.record(f"search/saving_at_{tolerance}pp", value)
+                self.logger.record(f"search/saving_at_{tolerance:g}pp", value)
             self._task.report(point.evaluations, self._task.budget, f"reward {point.mean_reward:.3f}")
         self._save()
 
@@ -90,7 +90,7 @@ class LearningWatch(BaseCallback):
             return None
         archive = self._task.archive
         saving = {
-            f"{tolerance:g}": 1.0 - archive.best(tolerance).energy_j / archive.reference.energy_j
+            tolerance: 1.0 - archive.best(tolerance).energy_j / archive.reference.energy_j
             for tolerance in self._task.tolerances_pp
         }
         point = LearningPoint(

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-
-import numpy as np
-from numpy.typing import NDArray
-from torch import Tensor
 
 from agents.archive import Archive
 from envs.evaluators.evaluator import Outcome
-from envs.evaluators.plan_evaluator import correct
-from wattbit.execution.switchable import SwitchableModel
+from pipeline.split_evaluator import SplitEvaluator
 from wattbit.guardrail import Guardrail
-from wattbit.judging.certificate import CandidatePlan, Judgement, certify_sequence, judge
-from wattbit.judging.noninferiority import PairedCounts, lower_bound_pp, score_z, upper_bound_pp
-from wattbit.model_inputs import Inputs
+from wattbit.judging.judgement import CandidatePlan, Judgement, certify_sequence, judge
+from wattbit.judging.noninferiority import PairedCounts, score_z
 from wattbit.plan import PrecisionPlan
 from wattbit.profile import ModelProfile
 
@@ -24,48 +17,6 @@ from wattbit.profile import ModelProfile
 _EVIDENCE = (1.0, 0.7)
 # Shares of the result's divergence: how much nearer to the reference a safer plan's output is.
 _NEARNESS = (0.01, 0.03, 0.1, 0.3)
-
-
-class SplitEvaluator:
-    """One split on which plans are judged, and nothing is chosen; each plan runs on it once.
-
-    Args:
-        model: The calibrated model.
-        batches: The split's samples, in batches.
-        labels: Their labels, int64, shape (samples,).
-    """
-
-    def __init__(self, model: SwitchableModel, batches: Sequence[Inputs], labels: Tensor) -> None:
-        self._model = model
-        self._labels = labels
-        self._batches = batches
-        self._correct: dict[PrecisionPlan, NDArray[np.bool_]] = {}
-
-    @property
-    def labels(self) -> NDArray[np.int64]:
-        """The class of each sample."""
-        labels: NDArray[np.int64] = self._labels.numpy()
-        return labels
-
-    def correct(self, plan: PrecisionPlan) -> NDArray[np.bool_]:
-        """Which samples ``plan`` classifies right, (samples,)."""
-        if plan not in self._correct:
-            self._correct[plan] = correct(self._model.logits(self._batches, plan), self._labels).numpy()
-        return self._correct[plan]
-
-    @property
-    def reference(self) -> NDArray[np.bool_]:
-        """Which samples the reference classifies right."""
-        return self.correct(self._model.reference_plan)
-
-    @property
-    def reference_accuracy(self) -> float:
-        """The reference's accuracy, 0 to 1."""
-        return float(self.reference.mean())
-
-    def counts(self, plan: PrecisionPlan) -> PairedCounts:
-        """Paired outcomes of ``plan`` against the reference."""
-        return PairedCounts.from_correct(self.reference, self.correct(plan))
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,8 +111,3 @@ def judge_plan(
         latency_ms=profile.plan_latency_ms(plan),
         memory_bytes=profile.plan_memory_bytes(plan),
     )
-
-
-def interval_pp(counts: PairedCounts, alpha: float = 0.05) -> tuple[float, float]:
-    """The two-sided score interval of the drop at confidence 1 - alpha, percentage points."""
-    return lower_bound_pp(counts, alpha / 2), upper_bound_pp(counts, alpha / 2)

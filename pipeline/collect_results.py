@@ -1,23 +1,26 @@
-"""What a run came to, as the dict that ``results.json`` holds: every table and plot is drawn from it."""
+"""The parts of a run's results, each from what the search and the tests gave."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from agents.archive import Archive
 from agents.baselines import uniform_plans
 from agents.search_comparison import MethodRun
-from envs.evaluators.evaluator import Evaluator
-from pipeline.certification import Deployment, SplitEvaluator, interval_pp, judge_plan
+from agents.training_callback import LearningPoint
+from envs.evaluators.evaluator import Evaluator, Outcome
+from envs.evaluators.plan_evaluator import PlanEvaluator
+from pipeline.certification import Deployment, judge_plan
+from pipeline.split_evaluator import SplitEvaluator
+from report.plan_result import ArchivedPlan, JudgedPlan, PlanResult, PlanSequence
+from report.results import BestSaving, CurvePoint, ReferenceResult
 from wattbit.guardrail import Guardrail
-from wattbit.judging.certificate import Judgement
+from wattbit.judging.judgement import Judgement
+from wattbit.judging.noninferiority import interval_pp
 from wattbit.plan import PrecisionPlan
 from wattbit.profile import ModelProfile
 from wattbit.serving.bundle import BundledPlan
-
-RESULTS_SCHEMA = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,145 +64,113 @@ def found_plans(
     return found
 
 
-def plan_record(
-    found: FoundPlan,
-    evaluator: Evaluator,
-    certify: SplitEvaluator | None,
-    test: SplitEvaluator | None,
-    guardrail: Guardrail,
-) -> dict[str, Any]:
-    """One entry of ``plans``; the fields of a split that was not looked at are null."""
+@dataclass(frozen=True, slots=True)
+class AssessedPlan:
+    """A plan found, its outcome on ``search`` and its judgement on ``certify``."""
+
+    found: FoundPlan
+    outcome: Outcome
+    judgement: Judgement
+
+
+def assess(
+    found: FoundPlan, evaluator: Evaluator, certify: SplitEvaluator, guardrail: Guardrail
+) -> AssessedPlan:
+    """Judge ``found`` by itself, for a comparison."""
     outcome = evaluator.evaluate(found.plan)
-    profile = evaluator.profile
-    record: dict[str, Any] = {
-        "method": found.method,
-        "tolerance_pp": found.tolerance_pp,
-        "plan_id": found.plan.plan_id,
-        "precisions": dict(found.plan),
-        "energy_j": outcome.energy_j,
-        "saving": profile.saving(outcome.energy_j),
-        "latency_ms": outcome.latency_ms,
-        "memory_bytes": profile.plan_memory_bytes(found.plan),
-        "search_drop_pp": outcome.drop_pp,
-        "evaluations": found.evaluations,
-        "seconds": found.seconds,
-    }
-    judgement = None if certify is None else judge_plan(found.plan, certify, profile, guardrail)
-    record |= {
-        "verdict": judgement and judgement.verdict,
-        "reason": "; ".join(judgement.reasons) if judgement else "",
-    }
-    return record | split_record("certify", certify, found.plan) | split_record("test", test, found.plan)
+    return AssessedPlan(found, outcome, judge_plan(found.plan, certify, evaluator.profile, guardrail))
 
 
-def split_record(name: str, split: SplitEvaluator | None, plan: PrecisionPlan) -> dict[str, Any]:
-    """Drop and 95 % interval of ``plan`` on one split, percentage points; null where it was not looked at."""
-    if split is None:
-        return {f"{name}_drop_pp": None, f"{name}_interval_pp": None}
-    counts = split.counts(plan)
-    return {f"{name}_drop_pp": counts.drop_pp, f"{name}_interval_pp": list(interval_pp(counts))}
+def deployed_plan(deployment: Deployment, archive: Archive) -> AssessedPlan | None:
+    """The certified plan of a tolerance under the name of the method that evaluated it first."""
+    for outcome, judgement in deployment.sequence:
+        if outcome is deployment.deployed:
+            method = archive.method(outcome.plan)
+            found = FoundPlan(method, deployment.tolerance_pp, outcome.plan, None, None)
+            return AssessedPlan(found, outcome, judgement)
+    return None
 
 
-def deployed_records(
-    deployments: Sequence[Deployment],
-    archive: Archive,
-    certify: SplitEvaluator,
-    test: SplitEvaluator,
-    profile: ModelProfile,
-) -> dict[str, dict[str, Any] | None]:
-    """The certified plan of each tolerance, keyed by tolerance; null where the reference runs."""
-    records: dict[str, dict[str, Any] | None] = {}
-    for deployment in deployments:
-        outcome = deployment.deployed
-        records[f"{deployment.tolerance_pp:g}"] = (
-            None
-            if outcome is None
-            else {
-                "plan_id": outcome.plan.plan_id,
-                "method": archive.method(outcome.plan),
-                "precisions": dict(outcome.plan),
-                "energy_j": outcome.energy_j,
-                "saving": profile.saving(outcome.energy_j),
-                "latency_ms": outcome.latency_ms,
-                "memory_bytes": profile.plan_memory_bytes(outcome.plan),
-                "search_drop_pp": outcome.drop_pp,
-                "verdict": "pass",
-                **split_record("certify", certify, outcome.plan),
-                **split_record("test", test, outcome.plan),
-            }
-        )
-    return records
-
-
-def sequence_records(deployments: Sequence[Deployment]) -> dict[str, list[dict[str, Any]]]:
-    """What the fixed sequence of each tolerance gave, in the order tested, keyed by tolerance."""
-    return {
-        f"{deployment.tolerance_pp:g}": [
-            {"plan_id": outcome.plan.plan_id, "energy_j": outcome.energy_j, **_judgement_record(judgement)}
-            for outcome, judgement in deployment.sequence
-        ]
-        for deployment in deployments
-    }
-
-
-def archive_records(archive: Archive) -> list[dict[str, Any]]:
-    """Energy, drop on ``search`` and method of every plan evaluated."""
-    return [
-        {
-            "energy_j": outcome.energy_j,
-            "search_drop_pp": outcome.drop_pp,
-            "method": archive.method(outcome.plan),
-        }
-        for outcome in archive
-    ]
-
-
-def profile_record(profile: ModelProfile) -> dict[str, Any]:
-    """The part of the profile that figures are drawn from."""
-    return {"layers": [asdict(layer) for layer in profile.layers]}
-
-
-def bundled_plans(
-    deployments: Sequence[Deployment], archive: Archive, certify: SplitEvaluator, profile: ModelProfile
-) -> tuple[BundledPlan, ...]:
-    """The certified plans as a bundle carries them, the strictest tolerance first."""
-    return tuple(
-        BundledPlan(
-            plan=outcome.plan,
-            tolerance_pp=deployment.tolerance_pp,
-            method=archive.method(outcome.plan),
-            energy_j=outcome.energy_j,
-            saving=profile.saving(outcome.energy_j),
-            latency_ms=outcome.latency_ms,
-            drop_pp=certify.counts(outcome.plan).drop_pp,
-            verdict="pass",
-            provenance=profile.provenance,
-        )
-        for deployment in sorted(deployments, key=lambda d: d.tolerance_pp)
-        if (outcome := deployment.deployed) is not None
+def plan_result(
+    assessed: AssessedPlan, profile: ModelProfile, certify: SplitEvaluator, test: SplitEvaluator
+) -> PlanResult:
+    """A plan as results carry it."""
+    found, outcome, judgement = assessed.found, assessed.outcome, assessed.judgement
+    certified, tested = certify.counts(found.plan), test.counts(found.plan)
+    return PlanResult(
+        method=found.method,
+        tolerance_pp=found.tolerance_pp,
+        plan_id=found.plan.plan_id,
+        precisions=dict(found.plan),
+        energy_j=outcome.energy_j,
+        saving=profile.saving(outcome.energy_j),
+        latency_ms=outcome.latency_ms,
+        memory_bytes=profile.plan_memory_bytes(found.plan),
+        search_drop_pp=outcome.drop_pp,
+        evaluations=found.evaluations,
+        seconds=found.seconds,
+        verdict=judgement.verdict,
+        reason="; ".join(judgement.reasons),
+        certify_drop_pp=certified.drop_pp,
+        certify_interval_pp=interval_pp(certified),
+        test_drop_pp=tested.drop_pp,
+        test_interval_pp=interval_pp(tested),
     )
 
 
-def compared_plan(record: Mapping[str, Any], profile: ModelProfile) -> BundledPlan:
-    """An entry of ``plans`` as a bundle carries it, for later comparison."""
+def bundled_plan(assessed: AssessedPlan, profile: ModelProfile, certify: SplitEvaluator) -> BundledPlan:
+    """A plan as a bundle carries it."""
+    found, outcome = assessed.found, assessed.outcome
     return BundledPlan(
-        plan=PrecisionPlan(record["precisions"]),
-        tolerance_pp=record["tolerance_pp"],
-        method=record["method"],
-        energy_j=record["energy_j"],
-        saving=record["saving"],
-        latency_ms=record["latency_ms"],
-        drop_pp=record["certify_drop_pp"],
-        verdict=record["verdict"],
+        plan=found.plan,
+        tolerance_pp=found.tolerance_pp,
+        method=found.method,
+        energy_j=outcome.energy_j,
+        saving=profile.saving(outcome.energy_j),
+        latency_ms=outcome.latency_ms,
+        drop_pp=certify.counts(found.plan).drop_pp,
+        verdict=assessed.judgement.verdict,
         provenance=profile.provenance,
     )
 
 
-def _judgement_record(judgement: Judgement) -> dict[str, Any]:
-    return {
-        "verdict": judgement.verdict,
-        "reasons": list(judgement.reasons),
-        "drop_pp": judgement.drop_pp,
-        "upper_pp": judgement.upper_pp,
-        "needed_samples": judgement.needed_samples,
-    }
+def judged_sequence(deployment: Deployment) -> PlanSequence:
+    """What the fixed sequence of a tolerance gave, in the order tested."""
+    plans = tuple(
+        JudgedPlan(
+            plan_id=outcome.plan.plan_id,
+            energy_j=outcome.energy_j,
+            verdict=judgement.verdict,
+            reasons=judgement.reasons,
+            drop_pp=judgement.drop_pp,
+            upper_pp=judgement.upper_pp,
+            needed_samples=judgement.needed_samples,
+        )
+        for outcome, judgement in deployment.sequence
+    )
+    return PlanSequence(deployment.tolerance_pp, plans)
+
+
+def archived_plans(archive: Archive) -> tuple[ArchivedPlan, ...]:
+    """Every plan evaluated, in the order evaluated."""
+    return tuple(ArchivedPlan(archive.method(o.plan), o.energy_j, o.drop_pp) for o in archive)
+
+
+def curve_point(point: LearningPoint) -> CurvePoint:
+    """A point of the learning curve."""
+    saving = tuple(BestSaving(tolerance_pp, share) for tolerance_pp, share in point.best_saving.items())
+    return CurvePoint(point.timesteps, point.mean_reward, point.entropy, point.evaluations, saving)
+
+
+def reference_result(
+    evaluator: PlanEvaluator, certify: SplitEvaluator, test: SplitEvaluator
+) -> ReferenceResult:
+    """The unmodified model on every split."""
+    profile = evaluator.profile
+    return ReferenceResult(
+        accuracy=evaluator.reference_accuracy,
+        certify_accuracy=certify.reference_accuracy,
+        test_accuracy=test.reference_accuracy,
+        energy_j=profile.reference_energy_j,
+        latency_ms=profile.plan_latency_ms(profile.reference_plan),
+    )

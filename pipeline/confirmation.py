@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from pipeline.judge_search import Judged
 from report.end_to_end import EndToEnd
+from report.plan_result import PlanResult
+from report.results import RunResults
 from wattbit.energy.energy_comparison import Confirmation
 from wattbit.errors import MeterError
 from wattbit.profile import ModelProfile
@@ -46,57 +48,47 @@ def confirmed(judged: Judged, costs: CostModel) -> Judged:
         found = costs.confirm(profile, plans)
     except MeterError as error:
         return _noted(judged, f"no plan was confirmed end to end: {' '.join(str(error).split())}")
-    records = {plan.plan_id: _record(one, costs) for plan, one in zip(plans, found, strict=True)}
-    for plan_id, record in records.items():
-        _log_finding(plan_id, record)
-    results = judged.results
-    deployed = {
-        tolerance: None if entry is None else _with(entry, records)
-        for tolerance, entry in results["deployed"].items()
-    }
-    entries = [_with(entry, records) for entry in results["plans"]]
-    bundled = tuple(_carrying(plan, records, profile) for plan in judged.bundle.plans)
-    return Judged({**results, "deployed": deployed, "plans": entries}, replace(judged.bundle, plans=bundled))
-
-
-def _log_finding(plan_id: str, record: Mapping[str, Any]) -> None:
-    interval = record["saving_interval"]
-    found = EndToEnd(
-        energy_j=record["energy_j"],
-        reference_energy_j=record["reference_energy_j"],
-        saving=record["saving"],
-        saving_interval=None if interval is None else (interval[0], interval[1]),
-        interval_level=record["interval_level"],
-        additive_error=record["additive_error"],
+    known = {plan.plan_id: _end_to_end(one, costs) for plan, one in zip(plans, found, strict=True)}
+    for plan_id, one in known.items():
+        level = logging.INFO if one.finding == "saves" else logging.WARNING
+        log.log(level, "plan %s %s, energy %s", plan_id, one.text, one.provenance)
+    results = replace(
+        judged.results,
+        deployed=tuple(
+            replace(entry, plan=entry.plan and _confirmed_plan(entry.plan, known))
+            for entry in judged.results.deployed
+        ),
+        plans=tuple(_confirmed_plan(plan, known) for plan in judged.results.plans),
     )
-    level = logging.INFO if found.finding == "saves" else logging.WARNING
-    log.log(level, "plan %s %s, energy %s", plan_id, found.text, record["provenance"])
+    bundled = tuple(_carrying(plan, known[plan.plan.plan_id], profile) for plan in judged.bundle.plans)
+    return Judged(results, replace(judged.bundle, plans=bundled))
 
 
-def _record(found: Confirmation, costs: MeteredCost) -> dict[str, Any]:
-    """The entry ``confirmation``; energies in joules per inference."""
+def _end_to_end(found: Confirmation, costs: MeteredCost) -> EndToEnd:
     measured = found.measured
     low, high = measured.ratio_low, measured.ratio_high
-    return {
-        "energy_j": measured.candidate_j / costs.samples,
-        "reference_energy_j": measured.reference_j / costs.samples,
-        "provenance": costs.provenance,
-        "saving": 1.0 - measured.energy_ratio,
-        "saving_interval": None if low is None or high is None else [1.0 - high, 1.0 - low],
-        "interval_level": costs.confidence,
-        "net_saving": None if measured.net_ratio is None else 1.0 - measured.net_ratio,
-        "additive_error": found.error,
-        "trials": measured.trials,
-        "reliable": measured.reliable,
-    }
+    return EndToEnd(
+        energy_j=measured.candidate_j / costs.samples,
+        reference_energy_j=measured.reference_j / costs.samples,
+        provenance=costs.provenance,
+        saving=1.0 - measured.energy_ratio,
+        saving_interval=None if low is None or high is None else (1.0 - high, 1.0 - low),
+        interval_level=costs.confidence,
+        net_saving=None if measured.net_ratio is None else 1.0 - measured.net_ratio,
+        additive_error=found.error,
+        trials=measured.trials,
+        reliable=measured.reliable,
+    )
 
 
-def certificate_record(plan: BundledPlan, results: Mapping[str, Any]) -> dict[str, Any]:
+def certificate_record(plan: BundledPlan, results: RunResults) -> dict[str, Any]:
     """What the audit log says of a certified plan, end to end where it was metered so."""
     fields = ("tolerance_pp", "verdict", "drop_pp", "saving", "provenance")
     record = {"plan_id": plan.plan.plan_id, **{name: getattr(plan, name) for name in fields}}
-    entry = results["deployed"][f"{plan.tolerance_pp:g}"]
-    return record if "confirmation" not in entry else {**record, "confirmation": entry["confirmation"]}
+    deployed = results.deployed_at(plan.tolerance_pp)
+    if deployed is None or deployed.confirmation is None:
+        return record
+    return {**record, "confirmation": asdict(deployed.confirmation)}
 
 
 def _source(figures: CostModel | ModelProfile) -> tuple[str, str]:
@@ -105,17 +97,14 @@ def _source(figures: CostModel | ModelProfile) -> tuple[str, str]:
 
 def _noted(judged: Judged, note: str) -> Judged:
     log.warning("%s", note)
-    return Judged({**judged.results, "notes": [*judged.results["notes"], note]}, judged.bundle)
+    return judged.noting(notes=(*judged.results.notes, note))
 
 
-def _with(entry: Mapping[str, Any], records: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    known = records.get(entry["plan_id"])
-    return dict(entry) if known is None else {**entry, "confirmation": known}
+def _confirmed_plan(plan: PlanResult, known: Mapping[str, EndToEnd]) -> PlanResult:
+    return replace(plan, confirmation=known.get(plan.plan_id))
 
 
-def _carrying(
-    plan: BundledPlan, records: Mapping[str, Mapping[str, Any]], profile: ModelProfile
-) -> BundledPlan:
+def _carrying(plan: BundledPlan, found: EndToEnd, profile: ModelProfile) -> BundledPlan:
     """``plan`` with the saving found end to end, on the profile's figure of the reference."""
-    saving = records[plan.plan.plan_id]["saving"]
-    return replace(plan, saving=saving, energy_j=(1.0 - saving) * profile.reference_energy_j)
+    energy_j = (1.0 - found.saving) * profile.reference_energy_j
+    return replace(plan, saving=found.saving, energy_j=energy_j)

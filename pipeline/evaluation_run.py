@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from hydra import compose
 from omegaconf import DictConfig, OmegaConf
@@ -16,10 +14,12 @@ from rich.console import Console
 from agents.baselines import uniform_plans
 from envs.evaluators.plan_evaluator import PlanEvaluator
 from pipeline.build import build, build_costs, build_model, build_workload, profile_model, use_threads
-from pipeline.certification import SplitEvaluator
 from pipeline.cli import group_options
-from pipeline.collect_results import RESULTS_SCHEMA, FoundPlan, plan_record
+from pipeline.collect_results import FoundPlan, assess, plan_result, reference_result
 from pipeline.progress import Stages, make_console
+from pipeline.split_evaluator import SplitEvaluator
+from report.plan_result import PlanResult
+from report.results import ReferenceResult, RunResults
 from report.tables import final_table
 from wattbit.calibration import calibration_from_json
 from wattbit.errors import BundleError, ConfigError, OutputError
@@ -67,21 +67,22 @@ def evaluate(config: DictConfig) -> None:
         guardrail = _guardrail(config, subject.bundle, evaluator.reference_accuracy)
         found = _plans(config, subject, guardrail)
         certify, test = (SplitEvaluator(model, *held[name]) for name in ("certify", "test"))
-        records = []
+        plans = []
         with stages.stage("evaluate", "evaluate plans") as update:
             for done, item in enumerate(found, 1):
                 limits = replace(guardrail, tolerance_pp=item.tolerance_pp)
-                record = plan_record(item, evaluator, certify, test, limits)
-                records.append(as_bundled(record, subject.bundle))
+                assessed = assess(item, evaluator, certify, limits)
+                result = plan_result(assessed, subject.profile, certify, test)
+                plans.append(as_bundled(result, subject.bundle))
                 update(done, len(found), item.method)
-        results = _results(config, subject, guardrail, evaluator, records, test)
+        results = _results(config.seed, subject, guardrail, reference_result(evaluator, certify, test), plans)
     console.print(subject.energy_note, highlight=False, soft_wrap=True, markup=False)
     console.print(final_table(results))
-    asked = [record for record in records if record["method"] in (BUNDLED, GIVEN)]
+    asked = [plan for plan in plans if plan.method in (BUNDLED, GIVEN)]
     _tell(console, asked)
     if config.json is not None:
         _write(Path(config.json), results)
-    if any(record["verdict"] != "pass" for record in asked):
+    if any(plan.verdict != "pass" for plan in asked):
         sys.exit(NOT_PASSED)
 
 
@@ -163,11 +164,11 @@ def _plans(config: DictConfig, subject: Subject, guardrail: Guardrail) -> list[F
     return found
 
 
-def as_bundled(record: Mapping[str, Any], bundle: ControllerBundle | None) -> dict[str, Any]:
-    """``record`` with the energy that the bundle gives the plan, which may have been found end to end."""
+def as_bundled(result: PlanResult, bundle: ControllerBundle | None) -> PlanResult:
+    """``result`` with the energy that the bundle gives the plan, which may have been found end to end."""
     plans = {} if bundle is None else {plan.plan.plan_id: plan for plan in bundle.plans}
-    known = plans.get(record["plan_id"])
-    return dict(record) if known is None else {**record, "energy_j": known.energy_j, "saving": known.saving}
+    known = plans.get(result.plan_id)
+    return result if known is None else replace(result, energy_j=known.energy_j, saving=known.saving)
 
 
 def read_plan(text: str, layers: Sequence[str]) -> PrecisionPlan:
@@ -183,47 +184,39 @@ def read_plan(text: str, layers: Sequence[str]) -> PrecisionPlan:
 
 
 def _results(
-    config: DictConfig,
+    seed: int,
     subject: Subject,
     guardrail: Guardrail,
-    evaluator: PlanEvaluator,
-    records: list[dict[str, Any]],
-    test: SplitEvaluator,
-) -> dict[str, Any]:
-    profile = subject.profile
-    return {
-        "schema": RESULTS_SCHEMA,
-        "status": "finished",
-        "workload": subject.workload.name,
-        "device": profile.device,
-        "seed": config.seed,
-        "provenance": profile.provenance,
-        "energy_note": subject.energy_note,
-        "reference": {
-            "accuracy": evaluator.reference_accuracy,
-            "energy_j": profile.reference_energy_j,
-            "latency_ms": profile.plan_latency_ms(profile.reference_plan),
-            "test_accuracy": test.reference_accuracy,
-        },
-        "precisions": list(profile.precisions),
-        "tolerances_pp": sorted({record["tolerance_pp"] for record in records}),
-        "guardrail": guardrail.as_dict(),
-        "splits": {name: len(split) for name, split in subject.workload.splits.items()},
-        "plans": records,
-    }
+    reference: ReferenceResult,
+    plans: Sequence[PlanResult],
+) -> RunResults:
+    return RunResults(
+        workload=subject.workload.name,
+        provenance=subject.profile.provenance,
+        seed=seed,
+        status="finished",
+        energy_note=subject.energy_note,
+        device=subject.profile.device,
+        reference=reference,
+        precisions=subject.profile.precisions,
+        tolerances_pp=tuple(sorted({plan.tolerance_pp for plan in plans if plan.tolerance_pp is not None})),
+        guardrail=guardrail,
+        splits={name: len(split) for name, split in subject.workload.splits.items()},
+        plans=tuple(plans),
+    )
 
 
-def _tell(console: Console, asked: Sequence[Mapping[str, Any]]) -> None:
-    for record in asked:
+def _tell(console: Console, asked: Sequence[PlanResult]) -> None:
+    for plan in asked:
         console.print(
-            f"{record['method']} at {record['tolerance_pp']:g} pp: {record['verdict']}: {record['reason']}",
+            f"{plan.method} at {plan.tolerance_pp:g} pp: {plan.verdict}: {plan.reason}",
             highlight=False, soft_wrap=True, markup=False,
         )  # fmt: skip
 
 
-def _write(path: Path, results: Mapping[str, Any]) -> None:
+def _write(path: Path, results: RunResults) -> None:
     try:
-        path.write_text(json.dumps(results, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        path.write_text(results.to_json(), encoding="utf-8")
     except OSError as error:
         raise OutputError(
             f"cannot write {path}: {error.strerror}; choose another file with json=FILE"

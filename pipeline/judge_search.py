@@ -6,7 +6,7 @@ import datetime
 import platform
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,19 +15,22 @@ from agents.export import export_policy
 from agents.ppo import PPO
 from agents.search_comparison import SearchComparison
 from envs.evaluators.plan_evaluator import PlanEvaluator
-from pipeline.certification import Deployment, SplitEvaluator, certify_tolerance
+from pipeline.certification import Deployment, certify_tolerance
 from pipeline.collect_results import (
-    RESULTS_SCHEMA,
-    archive_records,
-    bundled_plans,
-    compared_plan,
-    deployed_records,
+    archived_plans,
+    assess,
+    bundled_plan,
+    curve_point,
+    deployed_plan,
     found_plans,
-    plan_record,
-    profile_record,
-    sequence_records,
+    judged_sequence,
+    plan_result,
+    reference_result,
 )
 from pipeline.progress import Update
+from pipeline.split_evaluator import SplitEvaluator
+from report.plan_result import DeployedPlan
+from report.results import ModelFacts, RunResults
 from wattbit.calibration import calibration_to_json
 from wattbit.execution.switchable import SwitchableModel
 from wattbit.features import Context, FeatureEncoder
@@ -44,10 +47,14 @@ from workloads.workload import Split, Workload
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """What a run came to: the content of ``results.json`` (timings are added later), and the bundle."""
+    """What a search came to. Of the results, what only the run knows is missing: seed, status, times."""
 
-    results: dict[str, Any]
+    results: RunResults
     bundle: ControllerBundle
+
+    def noting(self, **changes: Any) -> Judged:
+        """The same, with these fields of the results replaced."""
+        return replace(self, results=replace(self.results, **changes))
 
 
 def judge_search(
@@ -57,7 +64,6 @@ def judge_search(
     comparison: SearchComparison,
     agent: PPO,
     guardrail: Guardrail,
-    about: Mapping[str, Any],
     origin: Mapping[str, Any],
     update: Update,
 ) -> Judged:
@@ -70,7 +76,6 @@ def judge_search(
         comparison: The search.
         agent: The agent, trained or not.
         guardrail: The limits; its tolerance is replaced by each of the search's.
-        about: Further entries of ``results.json``: seed, status, notes, ...
         origin: How to make the workload again; kept in the bundle.
         update: Progress.
     """
@@ -80,40 +85,43 @@ def judge_search(
     certify, test = (SplitEvaluator(model, *split_batches(workload, name)) for name in ("certify", "test"))
     deployments = [certify_tolerance(archive, certify, profile, guardrails[t]) for t in tolerances]
     found = found_plans(comparison.runs, _proposals(policy, profile, tolerances), profile, tolerances)
-    records = []
+    compared, plans = [], []
     for done, item in enumerate(found, 1):
-        records.append(plan_record(item, evaluator, certify, test, guardrails[item.tolerance_pp]))
+        assessed = assess(item, evaluator, certify, guardrails[item.tolerance_pp])
+        compared.append(bundled_plan(assessed, profile, certify))
+        plans.append(plan_result(assessed, profile, certify, test))
         update(done, len(found), item.method)
+    deployed = {deployment.tolerance_pp: deployed_plan(deployment, archive) for deployment in deployments}
+    running = [plan for _, plan in sorted(deployed.items()) if plan is not None]
     fingerprint = model_fingerprint(workload.model)
-    results = {
-        "schema": RESULTS_SCHEMA,
-        "workload": workload.name,
-        "description": workload.description,
-        "command": f"python {' '.join([Path(sys.argv[0]).name, *sys.argv[1:]])}",
-        **about,
-        "model": {
-            "fingerprint": fingerprint,
-            "parameters": sum(p.numel() for p in workload.model.parameters()),
-            "switchable_layers": len(profile.layers),
-        },
-        "device": profile.device,
-        "provenance": profile.provenance,
-        "reference": _reference(evaluator, certify, test),
-        "precisions": list(profile.precisions),
-        "tolerances_pp": list(tolerances),
-        "guardrail": guardrail.as_dict(),
-        "splits": {name: len(split) for name, split in workload.splits.items()},
-        "plans": records,
-        "deployed": deployed_records(deployments, archive, certify, test, profile),
-        "sequences": sequence_records(deployments),
-        "profile": profile_record(profile),
-        "archive": archive_records(archive),
-        "learning_curve": [asdict(point) for point in agent.learning_curve],
-    }
+    results = RunResults(
+        workload=workload.name,
+        description=workload.description,
+        command=f"python {' '.join([Path(sys.argv[0]).name, *sys.argv[1:]])}",
+        model=ModelFacts(
+            fingerprint, sum(p.numel() for p in workload.model.parameters()), len(profile.layers)
+        ),
+        device=profile.device,
+        provenance=profile.provenance,
+        reference=reference_result(evaluator, certify, test),
+        precisions=profile.precisions,
+        tolerances_pp=tolerances,
+        guardrail=guardrail,
+        splits={name: len(split) for name, split in workload.splits.items()},
+        plans=tuple(plans),
+        deployed=tuple(
+            DeployedPlan(t, None if plan is None else plan_result(plan, profile, certify, test))
+            for t, plan in deployed.items()
+        ),
+        sequences=tuple(map(judged_sequence, deployments)),
+        layers=profile.layers,
+        archive=archived_plans(archive),
+        learning_curve=tuple(map(curve_point, agent.learning_curve)),
+    )
     created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     bundle = ControllerBundle(
-        plans=bundled_plans(deployments, archive, certify, profile),
-        compared=tuple(compared_plan(record, profile) for record in records),
+        plans=tuple(bundled_plan(plan, profile, certify) for plan in running),
+        compared=tuple(compared),
         profile=profile,
         calibration_json=calibration_to_json(model.calibration),
         certificates=_certificates(deployments, workload.splits["certify"], guardrails, fingerprint, created),
@@ -125,17 +133,6 @@ def judge_search(
         created=created,
     )
     return Judged(results, bundle)
-
-
-def _reference(evaluator: PlanEvaluator, certify: SplitEvaluator, test: SplitEvaluator) -> dict[str, float]:
-    profile = evaluator.profile
-    return {
-        "accuracy": evaluator.reference_accuracy,
-        "certify_accuracy": certify.reference_accuracy,
-        "test_accuracy": test.reference_accuracy,
-        "energy_j": profile.reference_energy_j,
-        "latency_ms": profile.plan_latency_ms(profile.reference_plan),
-    }
 
 
 def _proposals(

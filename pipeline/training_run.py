@@ -40,7 +40,7 @@ from pipeline.progress import Stages, make_console
 from pipeline.run_folder import RunFolder
 from pipeline.signals import stop_on_signals
 from report.html_report import write_report
-from report.tables import deployed_summary, final_table
+from report.tables import full_screen, last_screen
 from wattbit.audit.log import AuditLog
 from wattbit.calibration import calibration_from_json, calibration_to_json
 from wattbit.errors import GuardrailError, PrecisionError
@@ -110,22 +110,21 @@ class TrainingRun:
             self._note_hopeless_tolerances(len(workload.splits["certify"]), tolerances, guardrail)
             comparison, agent = self._search(evaluator, tolerances, guardrail)
             with self._stages.stage("certify", "certify and compare") as update:
-                about = {
-                    "seed": config.seed,
-                    "status": self._stop.status,
-                    "notes": self._notes,
-                    "energy_note": energy_note,
-                }
                 judged = judge_search(
-                    workload, model, evaluator, comparison, agent, guardrail, about, _origin(config), update
+                    workload, model, evaluator, comparison, agent, guardrail, _origin(config), update
                 )
+            judged = judged.noting(
+                seed=config.seed,
+                status=self._stop.status,
+                notes=tuple(self._notes),
+                energy_note=energy_note,
+            )
             if profile.provenance != "modelled":
                 with self._stages.stage("confirm", "confirm end to end"):
                     judged = confirmed(judged, costs)
-        self._export(judged)
+        judged = self._export(judged)
         self._check_export(judged, workload)
-        self._console.print(final_table(judged.results))
-        self._console.print(deployed_summary(judged.results))
+        self._console.print(full_screen(judged.results) if config.verbose else last_screen(judged.results))
         for name in ("report.html", "results.json", "bundle"):
             self._say(f"{name:<13}{self._folder.path / name}")
 
@@ -222,33 +221,40 @@ class TrainingRun:
 
     def _keep_best(self, comparison: SearchComparison, outcome: Outcome) -> None:
         """Keep the best feasible plans on disk at any moment."""
-        best = {f"{t:g}": comparison.archive.best(t) for t in comparison.tolerances_pp}
+        best = {t: comparison.archive.best(t) for t in comparison.tolerances_pp}
         if all(found.plan != outcome.plan for found in best.values()):
             return
-        plans = {
-            key: {"energy_j": o.energy_j, "search_drop_pp": o.drop_pp, "precisions": dict(o.plan)}
-            for key, o in best.items()
-        }
+        plans = [
+            {
+                "tolerance_pp": tolerance,
+                "energy_j": found.energy_j,
+                "search_drop_pp": found.drop_pp,
+                "precisions": dict(found.plan),
+            }
+            for tolerance, found in best.items()
+        ]
         provenance = comparison.evaluator.profile.provenance
         note = "best plans that pass the search gate so far; not certified"
         self._folder.write_json(
-            "best.json", {"schema": 1, "note": note, "provenance": provenance, "plans": plans}
+            "best.json", {"schema": 2, "note": note, "provenance": provenance, "plans": plans}
         )
 
     # --- export -----------------------------------------------------------------------------------------
 
-    def _export(self, judged: Judged) -> None:
+    def _export(self, judged: Judged) -> Judged:
         """Write results, report and bundle; the bundle last, because it carries the report."""
-        results = judged.results
         with self._stages.stage("report", "draw the report"):
-            results["seconds"] = {**self._stages.seconds, "total": time.perf_counter() - self._started}
-            results["peak_rss_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-            self._folder.write_json("results.json", results)
-            write_report(self._folder.path, results)
+            judged = judged.noting(
+                seconds={**self._stages.seconds, "total": time.perf_counter() - self._started},
+                peak_rss_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            )
+            self._folder.write_text("results.json", judged.results.to_json())
+            write_report(self._folder.path, judged.results)
         extra = {"report.html": (self._folder.path / "report.html").read_bytes()}
         if self._folder.checkpoint.exists():
             extra["ppo.zip"] = self._folder.checkpoint.read_bytes()
         save_bundle(judged.bundle, self._folder.bundle, extra)
+        return judged
 
     def _check_export(self, judged: Judged, workload: Workload) -> None:
         """Load what was exported as a serving process would, and run a batch; the audit log starts here."""

@@ -15,7 +15,8 @@ from report.formatting import (
     format_short,
     format_tolerance,
 )
-from report.results import PlanResult, RunResults
+from report.plan_result import PlanResult
+from report.results import RunResults
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,7 @@ class Caption:
 
 
 def _describe_energy_accuracy(run: RunResults) -> str:
-    before = format_joules(run.reference_energy_j, run.provenance)
+    before = format_joules(run.reference.energy_j, run.provenance)
     reference = f"Bars of energy and points of drop. Reference: {before}"
     rows = [f"{format_tolerance(t)}: {_deployed(run, t)}" for t in run.tolerances_pp]
     return "; ".join([reference, *rows]) + "."
@@ -57,10 +58,7 @@ def _describe_precisions(run: RunResults) -> str:
 
 def _describe_sensitivity(run: RunResults) -> str:
     values = [
-        (value, layer.name, name)
-        for layer in run.layers
-        for name, value in layer.sensitivity.items()
-        if value is not None
+        (cost.sensitivity, layer.name, name) for layer in run.layers for name, cost in layer.costs.items()
     ]
     text = f"Map of the sensitivity of {len(run.layers)} layers."
     if not values:
@@ -73,7 +71,9 @@ def _describe_learning_curve(run: RunResults) -> str:
     last = run.learning_curve[-1]
     text = f"Line plots over {last.timesteps:,.0f} training steps."
     best = [
-        f"{format_percent(s)} at {format_tolerance(t)}" for t, s in last.best_saving.items() if s is not None
+        f"{format_percent(best.saving)} at {format_tolerance(best.tolerance_pp)}"
+        for best in last.best_saving
+        if best.saving is not None
     ]
     return f"{text} Saving of the best plan at the end: {', '.join(best)}." if best else text
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from report.formatting import format_error, format_percent, format_share_interval
+from wattbit.profile import Provenance
 
 Finding = Literal["saves", "unclear", "costs"]
 """What a plan does end to end: ``unclear`` where the interval holds a saving as well as none."""
@@ -19,18 +20,26 @@ class EndToEnd:
     Attributes:
         energy_j: Energy of the plan, joules per inference.
         reference_energy_j: Energy of the reference, metered in turns with the plan.
+        provenance: Where both energies come from.
         saving: Share of the reference's energy that the plan saves.
         saving_interval: Its confidence interval; None if there is none.
         interval_level: Level of the interval.
+        net_saving: The saving above the idle device's energy; None if idle power was not metered.
         additive_error: Energy ratio by the sum of the layers / energy ratio found - 1.
+        trials: Trials the figures are from.
+        reliable: False if many trials scattered.
     """
 
-    energy_j: float | None
-    reference_energy_j: float | None
-    saving: float | None
+    energy_j: float
+    reference_energy_j: float
+    provenance: Provenance
+    saving: float
     saving_interval: tuple[float, float] | None
     interval_level: float
-    additive_error: float | None
+    net_saving: float | None
+    additive_error: float
+    trials: int
+    reliable: bool
 
     @property
     def finding(self) -> Finding:

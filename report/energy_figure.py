@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 
 from report.figure_parts import BLACK, BLUE, GREEN, GREY, SKY, VERMILLION
 from report.formatting import energy_scale, format_percent, format_tolerance
-from report.results import PlanResult, RunResults
+from report.plan_result import PlanResult
+from report.results import RunResults
 
 _VERDICTS = {
     "pass": {"marker": "o", "color": GREEN, "label": "verdict: pass"},
@@ -57,13 +58,13 @@ class _Row:
 
 def _rows(run: RunResults) -> list[_Row]:
     main = run.main_tolerance_pp
-    rows = [_Row(f"reference: {run.reference_precision}", run.reference_energy_j)]
+    rows = [_Row(f"reference: {run.reference_precision}", run.reference.energy_j)]
     if run.tolerances_pp:
         rows.append(_Row("deployed, by tolerance", heading=True))
     for tolerance_pp in run.tolerances_pp:
         plan, name = run.deployed_at(tolerance_pp), format_tolerance(tolerance_pp)
         if plan is None:
-            rows.append(_Row(f"{name}: reference runs", run.reference_energy_j, tolerance_pp=tolerance_pp))
+            rows.append(_Row(f"{name}: reference runs", run.reference.energy_j, tolerance_pp=tolerance_pp))
         else:
             label = f"{name}: {plan.method}"
             rows.append(_plan_row(label, plan, run, tolerance_pp, GREEN))
@@ -77,8 +78,8 @@ def _rows(run: RunResults) -> list[_Row]:
 def _plan_row(label: str, plan: PlanResult, run: RunResults, tolerance_pp: float | None, color: str) -> _Row:
     """A plan's row: what it gave end to end, to the reference's scale, or what its layers add up to."""
     energy_j, saving, found = plan.energy_j, plan.saving, plan.confirmation
-    if found is not None and found.saving is not None and run.reference_energy_j is not None:
-        energy_j, saving = (1.0 - found.saving) * run.reference_energy_j, found.saving
+    if found is not None and run.reference.energy_j is not None:
+        energy_j, saving = (1.0 - found.saving) * run.reference.energy_j, found.saving
     text = "" if saving is None else f"{format_percent(saving)} saved"
     if found is not None and found.finding != "saves":
         text = "no saving" if found.finding == "costs" else "saving unclear"

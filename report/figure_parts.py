@@ -32,12 +32,12 @@ MARKS = (
 
 def missing(run: RunResults, figure: str) -> str:
     """Why the figure called ``figure`` cannot be drawn from ``run``; empty if it can."""
-    energies = [run.reference_energy_j, *(plan.energy_j for plan in run.plans)]
+    energies = [run.reference.energy_j, *(plan.energy_j for plan in run.plans)]
     there = {
         "energy_accuracy": any(energy_j is not None for energy_j in energies),
         "pareto": bool(run.archive),
         "precisions": bool(run.layer_names),
-        "sensitivity": any(layer.sensitivity for layer in run.layers),
+        "sensitivity": any(layer.costs for layer in run.layers),
         "learning_curve": bool(run.learning_curve),
     }
     what = {

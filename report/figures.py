@@ -45,17 +45,17 @@ def pareto(run: RunResults) -> Figure:
     """Every evaluated plan by energy and drop, the front of the best, and the deployed plans."""
     figure = Figure(figsize=(10, 6.2), layout="constrained")
     axes = figure.add_subplot()
-    scale, unit = energy_scale(max([*(plan.energy_j for plan in run.archive), run.reference_energy_j or 0.0]))
+    scale, unit = energy_scale(max([*(plan.energy_j for plan in run.archive), run.reference.energy_j or 0.0]))
     _draw_archive(axes, run, scale)
     x, y = zip(*_front(run), strict=True)
     energies = [scale * energy for energy in x]
     axes.step(energies, y, where="post", color=BLACK, linewidth=1.4, label="Pareto front")
     hidden = _frame_drops(axes, run)
     _mark_deployed(axes, run, scale)
-    if run.reference_energy_j is not None:
+    if run.reference.energy_j is not None:
         label = f"reference ({run.reference_precision})"
         axes.plot(
-            scale * run.reference_energy_j, 0, "P", color=BLACK, markersize=9, label=label, linestyle="none"
+            scale * run.reference.energy_j, 0, "P", color=BLACK, markersize=9, label=label, linestyle="none"
         )
     title = "Every plan evaluated during the search"
     axes.set_title(f"{title} ({hidden} of {len(run.archive)} lie above this range)" if hidden else title)
@@ -78,7 +78,7 @@ def learning_curve(run: RunResults) -> Figure:
     reward.set_ylabel("mean reward of an episode")
     for index, tolerance_pp in enumerate(run.tolerances_pp):
         color, marker = MARKS[index % len(MARKS)]
-        best = [100 * _nan(point.best_saving.get(tolerance_pp)) for point in run.learning_curve]
+        best = [100 * _nan(point.saving_at(tolerance_pp)) for point in run.learning_curve]
         # Shifted marks, so that lines that lie on each other can still be told apart.
         marks = (index * every // len(run.tolerances_pp), every)
         label = format_tolerance(tolerance_pp)

@@ -17,7 +17,8 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from report.formatting import format_short, format_tolerance
-from report.results import PlanResult, RunResults
+from report.plan_result import PlanResult
+from report.results import RunResults
 from wattbit.precision import PRECISIONS
 
 _LABEL_LIMIT = 34
@@ -59,20 +60,20 @@ def precisions(run: RunResults) -> Figure:
 
 def sensitivity(run: RunResults) -> Figure:
     """How far the output moves when one layer alone runs at one precision, on a logarithmic scale."""
-    known = {name for layer in run.layers for name in layer.sensitivity}
+    known = {name for layer in run.layers for name in layer.costs}
     columns = [name for name in run.precisions if name in known] + sorted(known - set(run.precisions))
     figure, row_in = _map_figure(len(run.layers), columns=len(columns) + 1.0, column_in=0.74)
     axes = figure.add_subplot()
-    values = [v for layer in run.layers for v in layer.sensitivity.values() if v is not None and v > 0]
+    values = [c.sensitivity for layer in run.layers for c in layer.costs.values() if c.sensitivity > 0]
     high = max(values, default=1.0)
     # What rounding leaves behind would otherwise take most of the scale.
     low = max(min(values, default=high), _DECADES * high)
     norm = LogNorm(low, high if high > low else 10 * low, clip=True)
     for y, layer in enumerate(run.layers):
         for x, name in enumerate(columns):
-            value = layer.sensitivity.get(name)
-            position = None if value is None or value <= 0 else float(norm(value))
-            text = "-" if name not in layer.sensitivity else "?" if value is None else format_short(value)
+            value = layer.costs[name].sensitivity if name in layer.costs else 0.0
+            position = float(norm(value)) if value > 0 else None
+            text = format_short(value) if name in layer.costs else "-"
             _draw_cell(axes, x, y, text, position, row_in)
     _frame(axes, len(columns), len(run.layers))
     axes.set_xticks(range(len(columns)), columns, rotation=40, ha="left", rotation_mode="anchor")

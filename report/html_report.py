@@ -6,15 +6,15 @@ Writes ``report.html``, one file that needs neither a network nor scripts, and `
 from __future__ import annotations
 
 import base64
+import json
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
 
 from report import formatting
 from report.captions import CAPTIONS
-from report.read_results import parse_results
 from report.results import RunResults
 from wattbit.storage.atomic_write import write_atomically
 
@@ -53,20 +53,18 @@ class Picture:
     missing: str
 
 
-def write_report(run_dir: Path, results: Mapping[str, Any]) -> None:
+def write_report(run_dir: Path, run: RunResults) -> None:
     """Write ``run_dir/figures/*.png`` and ``run_dir/report.html``; each file is replaced whole or not at all.
 
     Args:
         run_dir: The run's folder; created if need be.
-        results: The content of a ``results.json`` (schema 1); what an interrupted run lacks may be absent.
+        run: What the run came to; an interrupted run lacks things.
 
     Raises:
-        ConfigError: If ``results`` does not fit the schema.
         OutputError: If a file cannot be written.
     """
     from report.figures import FIGURES, figure_png
 
-    run = parse_results(results)
     images = {name: figure_png(name, run) for name in FIGURES}
     page = render_report(run, images)
     for name, png in images.items():
@@ -85,7 +83,7 @@ def render_report(run: RunResults, images: Mapping[str, bytes]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(_FILTERS)
+    environment.filters.update(_FILTERS, facts=_facts)
     pictures = [_picture(name, run, images[name]) for name in CAPTIONS]
     return environment.get_template(TEMPLATE).render(run=run, pictures=pictures)
 
@@ -107,3 +105,9 @@ def _picture(name: str, run: RunResults, png: bytes) -> Picture:
         height=round(100 * height / PNG_DPI),
         missing=why,
     )
+
+
+def _facts(values: Any) -> dict[str, str]:
+    """The fields of a value, or the items of a map, for showing; what is None is left out."""
+    items: dict[str, Any] = asdict(values) if is_dataclass(values) else dict(values)  # type: ignore[arg-type]
+    return {key: v if isinstance(v, str) else json.dumps(v) for key, v in items.items() if v is not None}

@@ -1,128 +1,156 @@
-"""What a run came to, as values: the content of ``results.json`` that tables, figures and report draw on.
+"""What a run came to: the value in ``results.json``, which every table, figure and report is drawn from.
 
-A run that was interrupted leaves things out; they are None or empty here.
+A run that was interrupted leaves things out; they are None or empty.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
-from report.end_to_end import EndToEnd
-from report.formatting import format_percent
+from report.plan_result import ArchivedPlan, DeployedPlan, PlanResult, PlanSequence
+from report.typed_json import REMEDY, read_value
+from wattbit.errors import ConfigError
+from wattbit.guardrail import Guardrail
+from wattbit.profile import LayerProfile, Provenance
+from wattbit.storage.strict_json import dump_json, parse_json
+
+RESULTS_SCHEMA = 2
+
+LEARNED = ("ppo", "policy")
+"""The methods that are not baselines."""
 
 
 @dataclass(frozen=True, slots=True)
-class PlanResult:
-    """One plan that a method proposed for a tolerance (None: for any), and what became of it.
+class ModelFacts:
+    """Which model it was: its fingerprint, its number of parameters, how many layers can switch."""
 
-    Energies in joules and latency in milliseconds per inference; drops and intervals in percentage points.
-    ``energy_j`` and ``saving`` add up layers, whatever ``confirmation`` says.
-    """
+    fingerprint: str
+    parameters: int
+    switchable_layers: int
 
-    method: str
-    tolerance_pp: float | None
-    plan_id: str
-    precisions: Mapping[str, str]
-    energy_j: float | None
-    saving: float | None
-    latency_ms: float | None
-    memory_bytes: float | None
-    search_drop_pp: float | None
-    certify_drop_pp: float | None
-    certify_interval_pp: tuple[float, float] | None
-    test_drop_pp: float | None
-    test_interval_pp: tuple[float, float] | None
-    verdict: str | None
-    reason: str
-    evaluations: float | None
-    seconds: float | None
-    confirmation: EndToEnd | None = None
+
+@dataclass(frozen=True, slots=True)
+class ReferenceResult:
+    """The unmodified model: accuracies from 0 to 1 (``accuracy``: on ``search``) and cost per inference."""
+
+    accuracy: float | None = None
+    certify_accuracy: float | None = None
+    test_accuracy: float | None = None
+    energy_j: float | None = None
+    latency_ms: float | None = None
 
     @property
-    def saving_text(self) -> str:
-        """The saving by the sum of layers, unless no saving showed end to end."""
-        finding = "saves" if self.confirmation is None else self.confirmation.finding
-        return {"saves": format_percent(self.saving), "unclear": "unclear", "costs": "none"}[finding]
-
-    def exceeds(self, tolerance_pp: float) -> bool:
-        """True if the drop on the search split is above ``tolerance_pp`` or not known."""
-        return self.search_drop_pp is None or self.search_drop_pp > tolerance_pp
+    def accuracies(self) -> dict[str, float]:
+        """The accuracy by split, where it is known."""
+        found = {"search": self.accuracy, "certify": self.certify_accuracy, "test": self.test_accuracy}
+        return {split: accuracy for split, accuracy in found.items() if accuracy is not None}
 
 
 @dataclass(frozen=True, slots=True)
-class JudgedPlan:
-    """A plan of the sequence that was tested for a tolerance, and what the test said."""
+class BestSaving:
+    """Share of the reference energy that the best plan known for a tolerance saves."""
 
-    plan_id: str
-    verdict: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class LayerResult:
-    """A layer's name and its sensitivity (nats) at every precision it supports."""
-
-    name: str
-    sensitivity: Mapping[str, float | None]
-
-
-@dataclass(frozen=True, slots=True)
-class ArchivedPlan:
-    """One plan evaluated during the search."""
-
-    method: str
-    energy_j: float
-    search_drop_pp: float
+    tolerance_pp: float
+    saving: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class CurvePoint:
-    """One point of the learning curve; ``best_saving`` is keyed by tolerance in percentage points."""
+    """One point of the learning curve; ``entropy`` is the policy's, in nats."""
 
-    timesteps: float
-    mean_reward: float | None
-    best_saving: Mapping[float, float | None]
+    timesteps: int
+    mean_reward: float | None = None
+    entropy: float | None = None
+    evaluations: int | None = None
+    best_saving: tuple[BestSaving, ...] = ()
+
+    def saving_at(self, tolerance_pp: float) -> float | None:
+        """The best saving at ``tolerance_pp``."""
+        return next((b.saving for b in self.best_saving if b.tolerance_pp == tolerance_pp), None)
 
 
 @dataclass(frozen=True, slots=True)
 class RunResults:
-    """A run's results, checked and typed.
+    """The results of a run.
 
-    Attributes not named by ``results.json`` in the same words:
-        reference_accuracies: Accuracy (0 to 1) of the reference by split.
-        deployed: The certified plan of each tolerance; None where the reference runs.
-        sequences: The plans that were tested for each tolerance, in the order tested.
+    Attributes:
+        workload: Name of the workload.
+        provenance: Where every energy figure comes from.
+        description: The workload in a phrase.
+        command: What was called.
+        seed: The run's seed.
+        status: ``finished``, or why the search stopped.
+        notes: What a reader should know, a sentence each.
+        energy_note: How the energy source was chosen.
+        model: The model.
+        device: The device the energies hold for.
+        reference: The model at the reference precision.
+        precisions: What layers could choose from, the reference first.
+        tolerances_pp: The tolerances served, ascending.
+        guardrail: The limits; its tolerance is replaced by each of ``tolerances_pp``.
+        interval_level: Level of the intervals of drops.
+        splits: Samples per split.
+        plans: Every method's plan for every tolerance.
+        deployed: What runs at each tolerance.
+        sequences: What was tested for each tolerance.
+        layers: The profile's layers in execution order.
+        archive: Every plan evaluated.
+        learning_curve: How the policy learned.
+        seconds: Time by stage.
+        peak_rss_mb: Most memory used, megabytes.
     """
 
     workload: str
-    description: str
-    status: str
-    device: str
-    provenance: str
-    energy_note: str
-    seed: str
-    command: str
-    model: Mapping[str, str]
-    reference_accuracies: Mapping[str, float]
-    reference_energy_j: float | None
-    reference_latency_ms: float | None
-    precisions: tuple[str, ...]
-    tolerances_pp: tuple[float, ...]
-    guardrail: Mapping[str, str]
-    guardrail_tolerance_pp: float | None
-    interval_level: float
-    splits: Mapping[str, str]
-    notes: tuple[str, ...]
-    plans: tuple[PlanResult, ...]
-    deployed: Mapping[float, PlanResult | None]
-    sequences: Mapping[float, tuple[JudgedPlan, ...]]
-    layers: tuple[LayerResult, ...]
-    archive: tuple[ArchivedPlan, ...]
-    learning_curve: tuple[CurvePoint, ...]
-    seconds: Mapping[str, float | None]
-    peak_rss_mb: float | None
+    provenance: Provenance
+    description: str = ""
+    command: str = ""
+    seed: int | None = None
+    status: str = "unknown"
+    notes: tuple[str, ...] = ()
+    energy_note: str = ""
+    model: ModelFacts | None = None
+    device: str = "unknown device"
+    reference: ReferenceResult = field(default_factory=ReferenceResult)
+    precisions: tuple[str, ...] = ()
+    tolerances_pp: tuple[float, ...] = ()
+    guardrail: Guardrail | None = None
+    interval_level: float = 0.95
+    splits: Mapping[str, int] = field(default_factory=dict)
+    plans: tuple[PlanResult, ...] = ()
+    deployed: tuple[DeployedPlan, ...] = ()
+    sequences: tuple[PlanSequence, ...] = ()
+    layers: tuple[LayerProfile, ...] = ()
+    archive: tuple[ArchivedPlan, ...] = ()
+    learning_curve: tuple[CurvePoint, ...] = ()
+    seconds: Mapping[str, float | None] = field(default_factory=dict)
+    peak_rss_mb: float | None = None
+
+    def to_json(self) -> str:
+        """The results as a JSON document that `from_json` reads."""
+        return dump_json({"schema": RESULTS_SCHEMA, **asdict(self)})
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> RunResults:
+        """Read what `to_json` wrote; what is absent or null takes its default.
+
+        Raises:
+            ConfigError: If it is no JSON object, the schema is another one, or a field is unknown, missing or
+                of the wrong type; the message names the field.
+        """
+        try:
+            data = parse_json(text)
+        except ValueError as error:
+            raise ConfigError(f"results are not valid JSON: {error}; {REMEDY}") from None
+        if not isinstance(data, dict):
+            raise ConfigError(f"results are a JSON {type(data).__name__}, not an object; {REMEDY}")
+        schema = data.pop("schema", None)
+        if schema != RESULTS_SCHEMA:
+            raise ConfigError(f"results schema {schema!r:.40} is not {RESULTS_SCHEMA}; {REMEDY}")
+        results: RunResults = read_value(cls, data, "results")
+        return results
 
     @property
     def finished(self) -> bool:
@@ -142,7 +170,7 @@ class RunResults:
     @property
     def main_tolerance_pp(self) -> float | None:
         """The tolerance that methods are compared at: the guardrail's, or the one nearest to 1 pp."""
-        wanted = 1.0 if self.guardrail_tolerance_pp is None else self.guardrail_tolerance_pp
+        wanted = 1.0 if self.guardrail is None else self.guardrail.tolerance_pp
         return min(self.tolerances_pp, key=lambda t: (abs(t - wanted), t), default=None)
 
     @property
@@ -163,7 +191,7 @@ class RunResults:
 
     def deployed_at(self, tolerance_pp: float | None) -> PlanResult | None:
         """The certified plan for ``tolerance_pp``; None where the reference runs."""
-        return None if tolerance_pp is None else self.deployed.get(tolerance_pp)
+        return next((entry.plan for entry in self.deployed if entry.tolerance_pp == tolerance_pp), None)
 
     @property
     def confirmed(self) -> tuple[tuple[tuple[float, ...], PlanResult], ...]:
@@ -185,6 +213,12 @@ class RunResults:
             plans.append(deployed)
         return tuple(sorted(plans, key=self._rank))
 
+    def best_baseline(self, tolerance_pp: float) -> PlanResult | None:
+        """The cheapest plan of a baseline that passed at ``tolerance_pp``, judged by itself."""
+        plans = [plan for plan in self.plans if plan.tolerance_pp == tolerance_pp]
+        passed = [plan for plan in plans if plan.verdict == "pass" and plan.method not in LEARNED]
+        return min(passed, key=lambda plan: self._rank(plan)[1:], default=None)
+
     @property
     def groups(self) -> tuple[tuple[float | None, tuple[PlanResult, ...]], ...]:
         """Every tolerance with its plans; those proposed for any tolerance come last, under None."""
@@ -198,12 +232,13 @@ class RunResults:
 
     def why_reference(self, tolerance_pp: float) -> str:
         """Why no plan is deployed at ``tolerance_pp``, in one phrase."""
-        if tolerance_pp in self.sequences:
-            sequence = self.sequences[tolerance_pp]
-            if not sequence:
-                return "the search found no plan to test that saves energy"
-            reason = f": {sequence[0].reason}" if sequence[0].reason else ""
-            return f"even the most cautious plan tested got the verdict {sequence[0].verdict}{reason}"
+        for sequence in self.sequences:
+            if sequence.tolerance_pp == tolerance_pp:
+                if not sequence.plans:
+                    return "the search found no plan to test that saves energy"
+                first = sequence.plans[0]
+                reason = f": {'; '.join(first.reasons)}" if first.reasons else ""
+                return f"even the most cautious plan tested got the verdict {first.verdict}{reason}"
         plans = self.plans_at(tolerance_pp)
         # The cheapest plan that looked good enough on the search split says most; sorting keeps it first.
         judged = [plan for plan in plans if plan.verdict not in (None, "pass")]
@@ -219,3 +254,20 @@ class RunResults:
     def _rank(self, plan: PlanResult) -> tuple[bool, float, str]:
         energy_j = math.inf if plan.energy_j is None else plan.energy_j
         return not self.is_deployed(plan), energy_j, plan.method
+
+
+def load_results(run_dir: Path) -> RunResults:
+    """Read ``run_dir/results.json``.
+
+    Raises:
+        ConfigError: If the file is missing, cannot be read, or does not hold the results of a run.
+    """
+    path = run_dir / "results.json"
+    try:
+        return RunResults.from_json(path.read_bytes())
+    except OSError as error:
+        raise ConfigError(
+            f"cannot read {path}: {error.strerror}; give the folder of a run of train.py"
+        ) from None
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None

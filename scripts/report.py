@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from report.html_report import write_report
-from report.read_results import load_results
+from report.results import load_results
 from wattbit.errors import WattbitError
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).parent.parent
 _PARTS = (
@@ -56,9 +54,3 @@ def run_python(folder: Path, *arguments: str, timeout_s: float = 240) -> subproc
 def code_blocks(text: str, language: str) -> list[str]:
     """The fenced blocks of ``language`` in a Markdown text."""
     return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
-
-
-def results_of(folder: Path) -> dict[str, Any]:
-    """What a run in ``folder`` came to."""
-    data: dict[str, Any] = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    return data

@@ -1,9 +1,12 @@
-"""A realistic ``results.json`` (schema 1) for tests of tables, figures and reports; all numbers invented."""
+"""A realistic ``results.json`` for tests of tables, figures and reports; all numbers invented."""
 
 import copy
+import json
 import math
 import random
 from typing import Any
+
+from report.results import RunResults
 
 LAYERS = (
     ("stem.conv", "conv2d", 41_472),
@@ -44,12 +47,22 @@ METHODS = (
 )
 
 
+def read(results: dict[str, Any]) -> RunResults:
+    """The value that a ``results.json`` with this content holds."""
+    return RunResults.from_json(json.dumps(results))
+
+
+def deployed_at(results: dict[str, Any], tolerance: float) -> dict[str, Any]:
+    """The entry of a tolerance in ``deployed``."""
+    return next(entry for entry in results["deployed"] if entry["tolerance_pp"] == tolerance)
+
+
 def example_results() -> dict[str, Any]:
     """A finished run on a modelled device: certified at 0.5, 1 and 2 pp, inconclusive at 0.25 pp."""
     rng = random.Random(7)  # noqa: S311 - made-up numbers, no secrets
     plans = [_plan(method, tolerance, rng) for tolerance in TOLERANCES for method in METHODS]
     return {
-        "schema": 1,
+        "schema": 2,
         "status": "finished",
         "workload": "digits",
         "model": {"fingerprint": "9f2c4be01d77a3c5", "parameters": 654_218, "switchable_layers": len(LAYERS)},
@@ -60,12 +73,12 @@ def example_results() -> dict[str, Any]:
         "reference": {"accuracy": 0.985, "energy_j": 1.2e-6, "latency_ms": 0.01, "test_accuracy": 0.98},
         "precisions": list(BITS),
         "tolerances_pp": list(TOLERANCES),
-        "guardrail": {"alpha": 0.05, "strict": False, "per_class": {"8": 0.2}, "latency_ms": None},
+        "guardrail": {"tolerance_pp": 1.0, "alpha": 0.05, "strict": False, "per_class_pp": {"8": 0.2}},
         "splits": {"train": 500, "calibrate": 97, "search": 300, "certify": 600, "test": 300},
         "notes": ["certify has 600 samples; a tolerance of 0.25 pp needs at least 1080 to be certified"],
         "plans": plans,
-        "deployed": {f"{tolerance}": _deployed(plans, tolerance) for tolerance in TOLERANCES},
-        "profile": {"layers": [_layer(i) for i in range(len(LAYERS))]},
+        "deployed": [{"tolerance_pp": t, "plan": _deployed(plans, t)} for t in TOLERANCES],
+        "layers": [_layer(i) for i in range(len(LAYERS))],
         "archive": [_archived(rng) for _ in range(400)] + [_archive_of(plan) for plan in plans],
         "learning_curve": [_curve_point(i, rng) for i in range(40)],
         "seconds": {"profile": 12.4, "train": 187.2, "certify": 3.1, "total": 205.9},
@@ -77,9 +90,9 @@ def confirmed_results() -> dict[str, Any]:
     """The same run with a meter: deployed plans save at 1 pp, perhaps at 2 pp, and not at 0.5 pp."""
     results = copy.deepcopy(example_results())
     results["provenance"] = "estimated"
-    found = {"0.5": (-0.04, [-0.06, -0.02]), "1.0": (0.31, [0.29, 0.33]), "2.0": (0.01, [-0.02, 0.04])}
+    found = {0.5: (-0.04, [-0.06, -0.02]), 1.0: (0.31, [0.29, 0.33]), 2.0: (0.01, [-0.02, 0.04])}
     for tolerance, (saving, interval) in found.items():
-        deployed = results["deployed"][tolerance]
+        deployed = deployed_at(results, tolerance)["plan"]
         confirmation = {
             "energy_j": 1.1e-6 * (1 - saving),
             "reference_energy_j": 1.1e-6,
@@ -102,7 +115,7 @@ def interrupted_results() -> dict[str, Any]:
     """The same run stopped during the search: candidates, but no certificate and no learning curve."""
     results = copy.deepcopy(example_results())
     results["status"] = "interrupted"
-    results["deployed"] = {}
+    results["deployed"] = []
     results["notes"] = []
     for plan in results["plans"]:
         plan |= dict.fromkeys(
@@ -122,7 +135,7 @@ def interrupted_results() -> dict[str, Any]:
 
 def bare_results() -> dict[str, Any]:
     """The least that a report can be made of."""
-    return {"schema": 1, "workload": "digits", "provenance": "estimated"}
+    return {"schema": 2, "workload": "digits", "provenance": "estimated"}
 
 
 def _plan(method: str, tolerance: float, rng: random.Random) -> dict[str, Any]:
@@ -169,10 +182,9 @@ def _plan(method: str, tolerance: float, rng: random.Random) -> dict[str, Any]:
 
 
 def _deployed(plans: list[dict[str, Any]], tolerance: float) -> dict[str, Any] | None:
-    kept = ("plan_id", "method", "energy_j", "saving", "certify_drop_pp", "certify_interval_pp", "verdict")
     for plan in plans:
         if (plan["method"], plan["tolerance_pp"], plan["verdict"]) == ("ppo", tolerance, "pass"):
-            return {key: plan[key] for key in (*kept, "precisions")}
+            return dict(plan)
     return None
 
 
@@ -194,7 +206,20 @@ def _layer(index: int) -> dict[str, Any]:
             "native": precision in ("fp32", "bf16", "int8"),
         }
     return {
-        "shape": {"name": name, "kind": kind, "macs": macs, "depth": index / (len(LAYERS) - 1)},
+        "shape": {
+            "name": name,
+            "kind": kind,
+            "macs": macs,
+            "weight_elements": macs // 16,
+            "input_elements": 256,
+            "output_elements": 256,
+            "in_channels": 16,
+            "out_channels": 16,
+            "kernel_size": 1,
+            "stride": 1,
+            "groups": 1,
+            "depth": index / (len(LAYERS) - 1),
+        },
         "costs": costs,
     }
 
@@ -212,12 +237,13 @@ def _archive_of(plan: dict[str, Any]) -> dict[str, Any]:
 
 def _curve_point(index: int, rng: random.Random) -> dict[str, Any]:
     learned = 1 - math.exp(-index / 9)
-    best = {f"{tol}": (0.62 + 0.06 * i) + 0.1 * round(learned, 1) for i, tol in enumerate(TOLERANCES)}
+    best = {t: (0.62 + 0.06 * i) + 0.1 * round(learned, 1) for i, t in enumerate(TOLERANCES)}
     return {
         "timesteps": 512 * (index + 1),
         "mean_reward": -0.4 + 1.1 * learned + rng.gauss(0, 0.03),
         "evaluations": 20 * (index + 1),
-        "best_saving": best
-        if index > 3
-        else {"0.25": None, "0.5": None, "1.0": best["1.0"], "2.0": best["2.0"]},
+        "best_saving": [
+            {"tolerance_pp": t, "saving": saving if index > 3 or t >= 1.0 else None}
+            for t, saving in best.items()
+        ],
     }

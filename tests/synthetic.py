@@ -18,7 +18,7 @@ from agents.search_comparison import SearchComparison
 from agents.stopping import StopRule
 from envs.evaluators.evaluator import Evaluator, Outcome
 from envs.gate import SearchGate
-from pipeline.certification import SplitEvaluator
+from pipeline.split_evaluator import SplitEvaluator
 from wattbit.execution.switchable import SwitchableModel
 from wattbit.judging.noninferiority import PairedCounts
 from wattbit.model_inputs import Inputs, batches, num_samples

@@ -9,9 +9,9 @@ from synthetic import StubModel, all_plans, make_outcome, make_profile
 from agents.archive import Archive
 from envs.evaluators.evaluator import Outcome
 from envs.gate import SearchGate
-from pipeline.certification import certify_tolerance, fixed_sequence, interval_pp, judge_plan
+from pipeline.certification import certify_tolerance, fixed_sequence, judge_plan
 from wattbit.guardrail import Guardrail
-from wattbit.judging.noninferiority import PairedCounts, lower_bound_pp, upper_bound_pp
+from wattbit.judging.noninferiority import PairedCounts, interval_pp, lower_bound_pp, upper_bound_pp
 from wattbit.plan import PrecisionPlan
 
 PROFILE = make_profile(3)

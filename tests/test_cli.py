@@ -1,12 +1,14 @@
 """The entry points as a user runs them: what a run leaves, and one line and exit code 2 for mistakes."""
 
-import json
+import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
-from checkout import copy_checkout, results_of, run_python
+from checkout import copy_checkout, run_python
+
+from report.results import RunResults, load_results
 
 QUICK = ("budget.baseline=8", "budget.agent=16", "agent.total_timesteps=2000", "workload.epochs=10")
 
@@ -17,17 +19,22 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def finished(checkout: Path) -> Path:
-    """The folder of a short run that came to its end."""
+def said(checkout: Path) -> str:
+    """What a short run that came to its end printed."""
     done = run_python(checkout, "train.py", *QUICK, "hydra.run.dir=outputs/first")
     assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def finished(checkout: Path, said: str) -> Path:
+    """The folder of that run."""
     return checkout / "outputs" / "first"
 
 
-def without_timings(results: dict[str, Any]) -> dict[str, Any]:
-    kept = {key: value for key, value in results.items() if key not in ("seconds", "peak_rss_mb", "command")}
-    kept["plans"] = [{k: v for k, v in plan.items() if k != "seconds"} for plan in results["plans"]]
-    return kept
+def without_timings(run: RunResults) -> RunResults:
+    plans = tuple(replace(plan, seconds=None) for plan in run.plans)
+    return replace(run, seconds={}, peak_rss_mb=None, command="", plans=plans)
 
 
 def test_a_run_writes_what_it_promises(finished: Path) -> None:
@@ -38,35 +45,50 @@ def test_a_run_writes_what_it_promises(finished: Path) -> None:
     assert (finished.parent / "latest").resolve() == finished.resolve()
 
 
+def test_the_last_screen_fits_40_lines_and_leads_to_the_report(finished: Path, said: str) -> None:
+    screen = said[said.index("digits: finished") :].splitlines()
+    assert len(screen) <= 40
+    *lines, report, results, bundle = screen
+    assert max(map(len, lines)) <= 110
+    assert [Path(line.split()[-1]).name for line in (report, results, bundle)] == [
+        "report.html",
+        "results.json",
+        "bundle",
+    ]
+    assert sum(" deployed " in line for line in lines) == len(load_results(finished).tolerances_pp)
+
+
 def test_every_tolerance_from_1_pp_up_has_a_certified_plan(finished: Path) -> None:
-    results = results_of(finished)
-    for tolerance, deployed in results["deployed"].items():
-        if float(tolerance) >= 1.0:
-            assert deployed["verdict"] == "pass"
-            assert 0.0 < deployed["saving"] < 1.0
-    assert results["provenance"] == "modelled"
+    results = load_results(finished)
+    assert max(results.tolerances_pp) >= 1.0
+    for entry in results.deployed:
+        if entry.tolerance_pp >= 1.0:
+            assert entry.plan is not None
+            assert entry.plan.verdict == "pass"
+            assert entry.plan.saving is not None
+            assert 0.0 < entry.plan.saving < 1.0
+    assert results.provenance == "modelled"
 
 
 def test_ppo_costs_no_more_than_any_baseline_that_passes_the_gate(finished: Path) -> None:
-    results = results_of(finished)
-    for tolerance in results["tolerances_pp"]:
-        by_method = {p["method"]: p for p in results["plans"] if p["tolerance_pp"] == tolerance}
-        others = [by_method[name]["energy_j"] for name in ("greedy", "ilp", "random")]
-        assert by_method["ppo"]["energy_j"] <= min(others)
+    results = load_results(finished)
+    for tolerance in results.tolerances_pp:
+        energy_j = {p.method: p.energy_j or math.nan for p in results.plans if p.tolerance_pp == tolerance}
+        assert energy_j["ppo"] <= min(energy_j[name] for name in ("greedy", "ilp", "random"))
 
 
 def test_the_same_seed_gives_the_same_results(checkout: Path, finished: Path) -> None:
     again = run_python(checkout, "train.py", *QUICK, "hydra.run.dir=outputs/again")
     assert again.returncode == 0, again.stderr
-    second = results_of(checkout / "outputs" / "again")
-    assert without_timings(second) == without_timings(results_of(finished))
+    second = load_results(checkout / "outputs" / "again")
+    assert without_timings(second) == without_timings(load_results(finished))
 
 
 def test_worker_processes_change_nothing_but_the_time(checkout: Path, finished: Path) -> None:
     parallel = run_python(checkout, "train.py", *QUICK, "workers=2", "hydra.run.dir=outputs/parallel")
     assert parallel.returncode == 0, parallel.stderr
     folder = checkout / "outputs" / "parallel"
-    assert without_timings(results_of(folder)) == without_timings(results_of(finished))
+    assert without_timings(load_results(folder)) == without_timings(load_results(finished))
     journals = [(path / "archive.jsonl").read_text(encoding="utf-8") for path in (folder, finished)]
     assert journals[0] == journals[1]
 
@@ -74,30 +96,32 @@ def test_worker_processes_change_nothing_but_the_time(checkout: Path, finished: 
 def test_with_a_meter_what_is_deployed_is_metered_end_to_end(checkout: Path, finished: Path) -> None:
     metered = run_python(
         checkout, "train.py", *QUICK, "energy=estimated", "energy.trials=2", "energy.window_s=0.001",
-        "hydra.run.dir=outputs/metered",
+        "verbose=true", "hydra.run.dir=outputs/metered",
     )  # fmt: skip
     assert metered.returncode == 0, metered.stderr
-    results = results_of(checkout / "outputs" / "metered")
+    results = load_results(checkout / "outputs" / "metered")
     said = metered.stdout[metered.stdout.index("digits: finished") :]
-    for tolerance, plan in results["deployed"].items():
-        if plan is not None:
-            assert plan["confirmation"]["provenance"] == "estimated"
-            assert plan["confirmation"]["energy_j"] > 0.0
-            line = said[said.index(f"\n{tolerance} pp ") :].split(" pp ", 2)[1]
-            assert "end to end (" in " ".join(line.split())
+    for entry in results.deployed:
+        if entry.plan is not None:
+            assert entry.plan.confirmation is not None
+            assert entry.plan.confirmation.provenance == "estimated"
+            assert entry.plan.confirmation.energy_j > 0.0
+            assert f"{entry.plan.method} {entry.plan.confirmation.text}" in " ".join(said.split())
     # An estimate is called an estimate, also where it comes from a whole model.
     assert "measured" not in metered.stdout
-    assert not any("confirmation" in plan for plan in results_of(finished)["plans"])
+    assert not any(plan.confirmation for plan in load_results(finished).plans)
 
 
 def test_a_bundle_is_judged_again_with_the_same_verdicts(checkout: Path, finished: Path) -> None:
     judged = run_python(checkout, "evaluate.py", f"bundle={finished / 'bundle'}", "json=judged.json")
     assert judged.returncode == 0, judged.stdout + judged.stderr
-    records = json.loads((checkout / "judged.json").read_text(encoding="utf-8"))["plans"]
-    deployed = results_of(finished)["deployed"]
-    for record in (r for r in records if r["method"] == "bundle"):
-        assert record["certify_drop_pp"] == deployed[f"{record['tolerance_pp']:g}"]["certify_drop_pp"]
-        assert record["verdict"] == "pass"
+    again = RunResults.from_json((checkout / "judged.json").read_bytes())
+    results = load_results(finished)
+    for plan in (p for p in again.plans if p.method == "bundle"):
+        deployed = results.deployed_at(plan.tolerance_pp)
+        assert deployed is not None
+        assert plan.certify_drop_pp == deployed.certify_drop_pp
+        assert plan.verdict == "pass"
 
 
 def test_a_plan_that_loses_too_much_is_exit_code_1(checkout: Path, finished: Path) -> None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
@@ -14,6 +13,8 @@ import tiny
 from pipeline.confirmation import certificate_record, confirmed
 from pipeline.evaluation_run import as_bundled
 from pipeline.judge_search import Judged
+from report.plan_result import DeployedPlan, PlanResult
+from report.results import RunResults
 from wattbit.energy.energy_comparison import Confirmation, EnergyComparison
 from wattbit.errors import MeterError
 from wattbit.plan import PrecisionPlan
@@ -22,7 +23,6 @@ from wattbit.profiling.layer_costs import MeteredCost, ModelledCost
 from wattbit.serving.bundle import load_bundle, save_bundle
 
 SAMPLES = 10
-TOLERANCES = [f"{tolerance:g}" for tolerance, _ in tiny.DEPLOYED]
 
 
 class FakeCosts(MeteredCost):
@@ -66,12 +66,14 @@ def judged(provenance: Provenance = "estimated") -> Judged:
     """Two deployed plans, and one tolerance at which the reference runs."""
     bundle = tiny.bundle()
     plans = tuple(replace(plan, provenance=provenance) for plan in bundle.plans)
-    entries = [{"plan_id": p.plan.plan_id, "tolerance_pp": p.tolerance_pp, "saving": 0.5} for p in plans]
-    results: dict[str, Any] = {
-        "deployed": {"0.5": None, **dict(zip(TOLERANCES, entries, strict=True))},
-        "plans": [*entries, {"plan_id": "another", "tolerance_pp": 2.0, "saving": 0.4}],
-        "notes": ["a note"],
-    }
+    found = [PlanResult(p.method, p.tolerance_pp, p.plan.plan_id, saving=0.5) for p in plans]
+    results = RunResults(
+        "tiny",
+        provenance,
+        deployed=(DeployedPlan(0.5), *map(DeployedPlan, [p.tolerance_pp for p in plans], found)),
+        plans=(*found, PlanResult("other", 2.0, "another", saving=0.4)),
+        notes=("a note",),
+    )
     profile = replace(bundle.profile, provenance=provenance)
     return Judged(results, replace(bundle, plans=plans, compared=(), profile=profile))
 
@@ -80,24 +82,26 @@ def test_each_deployed_plan_carries_what_it_gave_end_to_end() -> None:
     costs = FakeCosts(0.6, 1.0)
     after = confirmed(judged(), costs)
     assert costs.asked == [plan.plan for plan in judged().bundle.plans]
-    deployed = after.results["deployed"]
-    assert deployed["0.5"] is None
-    assert deployed[TOLERANCES[0]]["confirmation"] == {
+    assert after.results.deployed_at(0.5) is None
+    first = after.results.deployed_at(tiny.DEPLOYED[0][0])
+    assert first is not None
+    assert first.confirmation is not None
+    assert asdict(first.confirmation) == {
         "energy_j": pytest.approx(0.18),
         "reference_energy_j": pytest.approx(0.3),
         "provenance": "estimated",
         "saving": pytest.approx(0.4),
-        "saving_interval": [pytest.approx(0.38), pytest.approx(0.42)],
+        "saving_interval": (pytest.approx(0.38), pytest.approx(0.42)),
         "interval_level": 0.9,
         "net_saving": pytest.approx(0.4),
         "additive_error": pytest.approx(0.5 / 0.6 - 1.0),
         "trials": 12,
         "reliable": True,
     }
-    same, _, other = after.results["plans"]
-    assert same["confirmation"] == deployed[TOLERANCES[0]]["confirmation"]
-    assert "confirmation" not in other
-    assert json.loads(json.dumps(after.results, allow_nan=False)) == after.results
+    same, _, other = after.results.plans
+    assert same.confirmation == first.confirmation
+    assert other.confirmation is None
+    assert RunResults.from_json(after.results.to_json()) == after.results
 
 
 def test_what_was_judged_stays_as_it_was() -> None:
@@ -119,9 +123,11 @@ def test_the_bundle_and_the_audit_log_carry_the_saving_of_the_whole_model(tmp_pa
     assert load_bundle(tmp_path / "bundle").plans == after.bundle.plans
     # evaluate.py adds up layers again, and must not claim more than that.
     bad = after.bundle.plans[1]
-    again = as_bundled({"plan_id": bad.plan.plan_id, "energy_j": 1.0, "saving": 0.5}, after.bundle)
-    assert again == {"plan_id": bad.plan.plan_id, "energy_j": bad.energy_j, "saving": bad.saving}
-    assert as_bundled({"plan_id": "another"}, after.bundle) == as_bundled({"plan_id": "another"}, None)
+    added_up = PlanResult("bundle", plan_id=bad.plan.plan_id, energy_j=1.0, saving=0.5)
+    again = as_bundled(added_up, after.bundle)
+    assert again == replace(added_up, energy_j=bad.energy_j, saving=bad.saving)
+    another = PlanResult("bundle", plan_id="another")
+    assert as_bundled(another, after.bundle) == as_bundled(another, None)
     unmetered = judged()
     assert "confirmation" not in certificate_record(unmetered.bundle.plans[0], unmetered.results)
 
@@ -165,8 +171,8 @@ def test_a_search_is_not_lost_because_the_meter_fails_at_its_end(costs: Any, why
     before = judged()
     after = confirmed(before, costs)
     assert after.bundle == before.bundle
-    assert after.results["deployed"] == before.results["deployed"]
-    first, note = after.results["notes"]
+    assert after.results.deployed == before.results.deployed
+    first, note = after.results.notes
     assert first == "a note"
     assert note.startswith("no plan was confirmed end to end: ")
     assert why in note

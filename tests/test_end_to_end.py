@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.patches import Rectangle
-from results_example import confirmed_results, example_results
+from results_example import confirmed_results, deployed_at, example_results, read
 from test_html_report import page_of
 from test_tables import printed
 
@@ -16,13 +16,12 @@ from report.captions import CAPTIONS
 from report.end_to_end import EndToEnd
 from report.energy_figure import energy_accuracy
 from report.formatting import format_percent
-from report.read_results import parse_results
 from report.tables import deployed_summary, final_table
 from wattbit.errors import ConfigError
 
 
 def found(saving: float, interval: tuple[float, float] | None) -> EndToEnd:
-    return EndToEnd(1e-6, 2e-6, saving, interval, 0.9, -0.034)
+    return EndToEnd(1e-6, 2e-6, "estimated", saving, interval, 0.9, None, -0.034, 12, True)
 
 
 def test_a_saving_is_claimed_only_where_the_interval_excludes_that_there_is_none() -> None:
@@ -48,7 +47,7 @@ def test_each_finding_excludes_the_others(one: float, other: float) -> None:
 
 
 def test_the_summary_says_what_each_deployed_plan_does_as_a_whole() -> None:
-    text = " ".join(printed(deployed_summary(confirmed_results()), width=400).split())
+    text = " ".join(printed(deployed_summary(read(confirmed_results())), width=400).split())
     assert "0.5 pp ppo does not save energy end to end (saving -4.0 %," in text
     assert "1 pp ppo saves 31.0 % end to end (95 % interval 29.0 % to 33.0 %;" in text
     assert "759 nJ estimated, the reference beside it 1.10 µJ estimated, drop" in text
@@ -58,9 +57,9 @@ def test_the_summary_says_what_each_deployed_plan_does_as_a_whole() -> None:
 
 def test_the_table_shows_no_saving_for_a_plan_that_has_none_as_a_whole() -> None:
     results = confirmed_results()
-    text = printed(final_table(results))
+    text = printed(final_table(read(results)))
     rows = [line for line in text.splitlines() if line.strip().startswith("> ppo")]
-    savings = [results["deployed"][key]["saving"] for key in ("0.5", "1.0", "2.0")]
+    savings = [deployed_at(results, t)["plan"]["saving"] for t in (0.5, 1.0, 2.0)]
     for row, word, saving in zip(rows, ("none", format_percent(savings[1]), "unclear"), savings, strict=True):
         assert word in row
         assert (format_percent(saving) in row) == (word == format_percent(saving))
@@ -80,7 +79,7 @@ def test_the_report_has_a_row_for_each_plan_metered_as_a_whole() -> None:
 
 def test_the_headline_claims_no_saving_that_the_whole_model_does_not_show() -> None:
     results = confirmed_results()
-    results["deployed"]["1.0"]["confirmation"] = results["deployed"]["0.5"]["confirmation"]
+    deployed_at(results, 1.0)["plan"]["confirmation"] = deployed_at(results, 0.5)["plan"]["confirmation"]
     text = page_of(results).text
     headline = text[: text.index("What is deployed")]
     assert "does not save energy end to end" in headline
@@ -92,11 +91,11 @@ def test_without_a_meter_nothing_is_said_of_the_whole_model() -> None:
     text = page_of(example_results()).text
     assert "Each deployed plan as a whole" not in text
     assert "end to end (" not in text
-    assert "end to end (" not in printed(deployed_summary(example_results()))
+    assert "end to end (" not in printed(deployed_summary(read(example_results())))
 
 
 def test_the_figure_draws_what_the_whole_model_gave() -> None:
-    run = parse_results(confirmed_results())
+    run = read(confirmed_results())
     figure = energy_accuracy(run)
     words = [text.get_text().strip() for text in figure.axes[0].texts]
     assert {"31.0 % saved", "no saving", "saving unclear"} <= set(words)
@@ -108,8 +107,8 @@ def test_the_figure_draws_what_the_whole_model_gave() -> None:
 
 def test_a_plan_deployed_at_two_tolerances_has_one_row_that_names_both() -> None:
     results = confirmed_results()
-    results["deployed"]["2.0"] = dict(results["deployed"]["1.0"])
-    confirmed = parse_results(results).confirmed
+    deployed_at(results, 2.0)["plan"] = dict(deployed_at(results, 1.0)["plan"])
+    confirmed = read(results).confirmed
     assert [tolerances for tolerances, _ in confirmed] == [(0.5,), (1.0, 2.0)]
 
 
@@ -118,6 +117,6 @@ def test_a_plan_deployed_at_two_tolerances_has_one_row_that_names_both() -> None
 )
 def test_a_confirmation_of_the_wrong_shape_is_refused_by_name(field: str, value: Any) -> None:
     results = confirmed_results()
-    results["deployed"]["1.0"]["confirmation"][field] = value
+    deployed_at(results, 1.0)["plan"]["confirmation"][field] = value
     with pytest.raises(ConfigError, match=f"confirmation.{field} is"):
-        parse_results(results)
+        read(results)

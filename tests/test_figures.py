@@ -9,19 +9,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from results_example import TOLERANCES, bare_results, example_results, interrupted_results
+from results_example import TOLERANCES, bare_results, deployed_at, example_results, interrupted_results, read
 
 from report.captions import CAPTIONS
 from report.figure_parts import missing
 from report.figures import FIGURES, figure_png
 from report.heatmaps import short_names
-from report.read_results import parse_results
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 def draw(name: str, results: dict[str, Any]) -> Figure:
-    return FIGURES[name](parse_results(results))
+    return FIGURES[name](read(results))
 
 
 def texts(figure: Figure) -> list[str]:
@@ -29,7 +28,7 @@ def texts(figure: Figure) -> list[str]:
 
 
 def small(results: dict[str, Any]) -> dict[str, Any]:
-    results["profile"]["layers"] = results["profile"]["layers"][:2]
+    results["layers"] = results["layers"][:2]
     results["archive"] = results["archive"][:3]
     results["learning_curve"] = results["learning_curve"][:1]
     return results
@@ -38,17 +37,17 @@ def small(results: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize("name", FIGURES)
 def test_every_figure_is_drawn_for_every_run(name: str) -> None:
     for results in (example_results(), interrupted_results(), small(example_results()), bare_results()):
-        assert figure_png(name, parse_results(results)).startswith(SIGNATURE)
+        assert figure_png(name, read(results)).startswith(SIGNATURE)
 
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_equal_results_give_equal_bytes(name: str) -> None:
-    run = parse_results(small(example_results()))
+    run = read(small(example_results()))
     assert figure_png(name, run) == figure_png(name, run)
 
 
 def test_drawing_leaves_no_trace_in_pyplot_and_does_not_heed_its_settings() -> None:
-    run = parse_results(small(example_results()))
+    run = read(small(example_results()))
     before = figure_png("pareto", run)
     with plt.rc_context({"font.size": 30, "axes.facecolor": "red"}):
         assert figure_png("pareto", run) == before
@@ -61,8 +60,8 @@ def test_every_figure_has_words_around_it_in_the_same_order() -> None:
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_what_is_missing_is_said_only_where_it_is_missing(name: str) -> None:
-    assert missing(parse_results(example_results()), name) == ""
-    assert "status of the run: unknown" in missing(parse_results(bare_results()), name)
+    assert missing(read(example_results()), name) == ""
+    assert "status of the run: unknown" in missing(read(bare_results()), name)
 
 
 @pytest.mark.parametrize("name", ["energy_accuracy", "pareto", "learning_curve"])
@@ -126,11 +125,11 @@ def test_plans_outside_the_pareto_figure_are_counted() -> None:
 
 def test_every_cell_of_the_precision_map_names_its_precision() -> None:
     results = example_results()
-    plan = results["deployed"]["1.0"]
+    plan = deployed_at(results, 1.0)["plan"]
     words = texts(draw("precisions", results))
     for name in set(plan["precisions"].values()):
         assert words.count(name) >= list(plan["precisions"].values()).count(name)
-    assert words.count("fp32") == len(results["profile"]["layers"])
+    assert words.count("fp32") == len(results["layers"])
 
 
 def test_the_sensitivity_map_tells_unsupported_from_zero() -> None:
@@ -141,8 +140,8 @@ def test_the_sensitivity_map_tells_unsupported_from_zero() -> None:
 
 def test_rounding_noise_does_not_take_the_sensitivity_scale() -> None:
     results = example_results()
-    results["profile"]["layers"][0]["costs"]["bf16"]["sensitivity"] = 1e-30
-    results["profile"]["layers"][1]["costs"]["bf16"]["sensitivity"] = -1e-17
+    results["layers"][0]["costs"]["bf16"]["sensitivity"] = 1e-30
+    results["layers"][1]["costs"]["bf16"]["sensitivity"] = -1e-17
     bar = draw("sensitivity", results).axes[-1]
     assert bar.get_ylim()[0] > 1e-8
 
@@ -150,12 +149,12 @@ def test_rounding_noise_does_not_take_the_sensitivity_scale() -> None:
 def test_names_with_dollar_signs_foreign_letters_and_line_breaks_are_drawn_as_they_are() -> None:
     results = small(example_results())
     names = ["cost$\\frac{$.weight_$", "\u5c42.\u6ce8\u610f\n\u529b"]
-    for layer, name in zip(results["profile"]["layers"], names, strict=True):
+    for layer, name in zip(results["layers"], names, strict=True):
         layer["shape"]["name"] = name
     for plan in results["plans"]:
         plan["precisions"] = dict.fromkeys(names, "int8")
     results["plans"][18]["method"] = "$method$"
-    run = parse_results(results)
+    run = read(results)
     assert all(figure_png(name, run).startswith(SIGNATURE) for name in FIGURES)
     assert "\u5c42.\u6ce8\u610f \u529b" in texts(FIGURES["sensitivity"](run))
 

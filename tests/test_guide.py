@@ -6,6 +6,8 @@ from pathlib import Path
 
 from checkout import ROOT, code_blocks, copy_checkout, run_python
 
+from report.results import load_results
+
 DEPLOY = """
 import torch
 from workloads.digits_mlp import load
@@ -26,14 +28,16 @@ def test_a_users_own_workload_works_as_the_guide_says(tmp_path: Path) -> None:
     assert command[0] == "python"
     trained = run_python(checkout, *command[1:])
     assert trained.returncode == 0, trained.stderr
-    results = json.loads((checkout / "outputs/latest/results.json").read_text(encoding="utf-8"))
-    assert results["workload"] == "digits_mlp"
-    assert results["deployed"]["1"]["verdict"] == "pass"
+    results = load_results(checkout / "outputs/latest")
+    deployed = results.deployed_at(1.0)
+    assert results.workload == "digits_mlp"
+    assert deployed is not None
+    assert deployed.verdict == "pass"
 
     served = run_python(checkout, "-c", f"{DEPLOY}\n{deploy}\nassert logits.shape == (32, 10)")
     assert served.returncode == 0, served.stderr
 
-    plan = dict.fromkeys(results["deployed"]["1"]["precisions"], "int8")
+    plan = dict.fromkeys(deployed.precisions, "int8")
     (checkout / "my_plan.json").write_text(json.dumps(plan), encoding="utf-8")
     judged = run_python(checkout, "evaluate.py", "bundle=outputs/latest/bundle", "plan=my_plan.json")
     assert judged.returncode == 0, judged.stdout + judged.stderr

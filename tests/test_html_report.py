@@ -13,14 +13,13 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from results_example import bare_results, example_results, interrupted_results
+from results_example import bare_results, deployed_at, example_results, interrupted_results, read
 
 from report.formatting import (
     format_energy,
     format_percent,
 )
 from report.html_report import render_report, write_report
-from report.read_results import parse_results
 from scripts.report import main
 from wattbit.errors import OutputError
 
@@ -61,7 +60,7 @@ class _Page(HTMLParser):
 
 
 def page_of(results: dict[str, Any]) -> _Page:
-    return _Page(render_report(parse_results(results), dict.fromkeys(FIGURES, PNG)))
+    return _Page(render_report(read(results), dict.fromkeys(FIGURES, PNG)))
 
 
 def run_dir_with(tmp_path: Path, results: object) -> Path:
@@ -74,7 +73,7 @@ def run_dir_with(tmp_path: Path, results: object) -> Path:
 
 def test_the_headline_says_what_is_deployed_with_saving_interval_and_verdict() -> None:
     results = example_results()
-    plan = results["deployed"]["1.0"]
+    plan = deployed_at(results, 1.0)["plan"]
     text = page_of(results).text
     headline = text[: text.index("What is deployed")]
     assert f"{format_energy(plan['energy_j'])} modelled" in headline
@@ -100,8 +99,11 @@ def test_the_tested_sequence_explains_a_missing_certificate_where_it_is_recorded
         "reasons": ["1080 samples would do"],
         "needed_samples": 1080,
     }
-    results["sequences"] = {"0.25": [judged], "2": []}
-    results["deployed"]["2.0"] = None
+    results["sequences"] = [
+        {"tolerance_pp": 0.25, "plans": [judged]},
+        {"tolerance_pp": 2.0, "plans": []},
+    ]
+    deployed_at(results, 2.0)["plan"] = None
     text = page_of(results).text
     assert "even the most cautious plan tested got the verdict inconclusive: 1080 samples would do" in text
     assert "the search found no plan to test that saves energy" in text
@@ -109,7 +111,7 @@ def test_the_tested_sequence_explains_a_missing_certificate_where_it_is_recorded
 
 def test_without_a_plan_at_the_main_tolerance_the_headline_names_the_nearest_that_has_one() -> None:
     results = example_results()
-    results["deployed"]["1.0"] = None
+    deployed_at(results, 1.0)["plan"] = None
     text = page_of(results).text
     assert "At a tolerance of 1 pp, no plan is certified: the reference runs" in text
     assert "At a tolerance of 0.5 pp, the plan found by ppo costs" in text
@@ -146,8 +148,8 @@ def test_names_from_a_model_cannot_inject_markup() -> None:
     results["workload"] = results["device"] = results["energy_note"] = evil
     results["notes"] = [evil]
     results["plans"][0]["reason"] = results["plans"][0]["method"] = evil
-    results["profile"]["layers"][0]["shape"]["name"] = evil
-    source = render_report(parse_results(results), dict.fromkeys(FIGURES, PNG))
+    results["layers"][0]["shape"]["name"] = evil
+    source = render_report(read(results), dict.fromkeys(FIGURES, PNG))
     assert "<script" not in source
     assert html.escape(evil).replace("&#x27;", "&#39;").replace("&quot;", "&#34;") in source
     assert evil in _Page(source).text
@@ -196,7 +198,7 @@ def test_whatever_an_interrupted_run_lacks_the_page_is_made(data: st.DataObject)
 
 
 def test_write_report_leaves_the_page_and_every_figure_and_nothing_else(tmp_path: Path) -> None:
-    write_report(tmp_path / "new", example_results())
+    write_report(tmp_path / "new", read(example_results()))
     names = sorted(str(path.relative_to(tmp_path / "new")) for path in (tmp_path / "new").rglob("*.*"))
     assert names == sorted([*(f"figures/{name}.png" for name in FIGURES), "report.html"])
     page = _Page((tmp_path / "new" / "report.html").read_text(encoding="utf-8"))
@@ -207,7 +209,7 @@ def test_write_report_leaves_the_page_and_every_figure_and_nothing_else(tmp_path
 def test_a_report_that_cannot_be_written_is_one_line_and_keeps_the_old_one(tmp_path: Path) -> None:
     (tmp_path / "report.html").mkdir()
     with pytest.raises(OutputError, match=r"cannot write .*report\.html") as caught:
-        write_report(tmp_path, bare_results())
+        write_report(tmp_path, read(bare_results()))
     assert "\n" not in str(caught.value)
     assert list(tmp_path.glob(".*.tmp")) == []
 
@@ -215,7 +217,7 @@ def test_a_report_that_cannot_be_written_is_one_line_and_keeps_the_old_one(tmp_p
 def test_a_run_folder_that_is_a_file_is_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("")
     with pytest.raises(OutputError, match="cannot write"):
-        write_report(tmp_path / "run", bare_results())
+        write_report(tmp_path / "run", read(bare_results()))
 
 
 # --- the command ----------------------------------------------------------------------------------------
@@ -238,15 +240,21 @@ def test_the_command_draws_the_report_again_from_the_results_file(tmp_path: Path
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "no results.json in"),
-        ("{", "is not valid JSON"),
-        ("[" * 100_000, "is not valid JSON"),
-        ("\udcff", "is not valid JSON"),
-        ("[1]", "holds a JSON list"),
-        ("{}", "results schema None is not 1"),
-        ('{"schema": 2}', "results schema 2 is not 1"),
-        ('{"schema": 1}', "results.provenance is None"),
-        ('{"schema": 1, "provenance": "guessed"}', "choose from measured, estimated, modelled"),
+        (None, "results.json: No such file"),
+        ("{", "are not valid JSON"),
+        ("[" * 100_000, "are not valid JSON"),
+        ("\udcff", "are not valid JSON"),
+        ("[1]", "are a JSON list, not an object"),
+        ("{}", "results schema None is not 2"),
+        ('{"schema": 1}', "results schema 1 is not 2; run train.py again"),
+        ('{"schema": 3}', "results schema 3 is not 2"),
+        ('{"schema": 2}', "results.workload is None"),
+        ('{"schema": 2, "workload": "w"}', "results.provenance is None"),
+        (
+            '{"schema": 2, "workload": "w", "provenance": "guessed"}',
+            "must be one of measured, estimated, modelled",
+        ),
+        ('{"schema": 2, "workload": "w", "provenance": "modelled", "sed": 1}', "'sed'"),
     ],
 )
 def test_results_that_are_missing_or_malformed_end_in_one_line_and_status_2(
@@ -263,5 +271,5 @@ def test_results_that_are_missing_or_malformed_end_in_one_line_and_status_2(
 
 
 def test_half_a_surrogate_pair_in_a_name_does_not_stop_the_report(tmp_path: Path) -> None:
-    write_report(tmp_path, {**bare_results(), "workload": "digits \ud800"})
+    write_report(tmp_path, read({**bare_results(), "workload": "digits \ud800"}))
     assert "digits ?" in (tmp_path / "report.html").read_text(encoding="utf-8")

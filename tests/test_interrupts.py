@@ -9,7 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
-from checkout import copy_checkout, results_of, run_python
+from checkout import copy_checkout, run_python
+
+from report.results import load_results
 
 LONG = (
     "budget.agent=100000",
@@ -53,9 +55,11 @@ def test_ctrl_c_keeps_certifies_and_exports_the_best_so_far(checkout: Path) -> N
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
-    results = results_of(folder)
-    assert results["status"] == "interrupted"
-    assert results["deployed"]["1"]["verdict"] == "pass"
+    results = load_results(folder)
+    deployed = results.deployed_at(1.0)
+    assert results.status == "interrupted"
+    assert deployed is not None
+    assert deployed.verdict == "pass"
     assert (folder / "bundle" / "manifest.json").exists()
 
 
@@ -65,7 +69,8 @@ def test_a_crash_loses_no_plan_and_the_run_goes_on(checkout: Path) -> None:
     wait_for_plans(process, folder / "archive.jsonl", "ppo")
     process.kill()
     process.communicate(timeout=60)
-    assert json.loads((folder / "best.json").read_text(encoding="utf-8"))["plans"]["1"]["precisions"]
+    best = json.loads((folder / "best.json").read_text(encoding="utf-8"))["plans"]
+    assert next(plan["precisions"] for plan in best if plan["tolerance_pp"] == 1.0)
     with (folder / "archive.jsonl").open("a", encoding="utf-8") as journal:
         journal.write('{"method": "torn')
     known = (folder / "archive.jsonl").read_text(encoding="utf-8").splitlines()[:-1]
@@ -77,13 +82,13 @@ def test_a_crash_loses_no_plan_and_the_run_goes_on(checkout: Path) -> None:
     asked = [(record["method"], tuple(record["precisions"].values())) for record in map(json.loads, lines)]
     assert lines[: len(known)] == known
     assert len(set(asked)) == len(asked), "what was known was written again"
-    assert results_of(folder)["status"] == "finished"
+    assert load_results(folder).status == "finished"
 
 
 def test_a_time_limit_ends_the_search_with_a_result(checkout: Path) -> None:
     done = run_python(checkout, "train.py", *LONG, "time_limit_s=4", "hydra.run.dir=outputs/limited")
     assert done.returncode == 0, done.stderr
-    assert results_of(checkout / "outputs" / "limited")["status"] == "time limit"
+    assert load_results(checkout / "outputs" / "limited").status == "time limit"
 
 
 def test_several_runs_at_once(checkout: Path) -> None:
@@ -93,4 +98,4 @@ def test_several_runs_at_once(checkout: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     for number in ("0", "1"):
-        assert results_of(checkout / "outputs" / "many" / number)["seed"] == int(number)
+        assert load_results(checkout / "outputs" / "many" / number).seed == int(number)

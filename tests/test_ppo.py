@@ -164,8 +164,8 @@ def test_the_learning_curve_has_a_point_a_rollout() -> None:
     assert reports[-1][2].startswith("reward ")
     for point in agent.learning_curve:
         assert math.isfinite(point.mean_reward)
-        assert set(point.best_saving) == {"0.5", "2"}
-    for tolerance in ("0.5", "2"):
+        assert set(point.best_saving) == {0.5, 2.0}
+    for tolerance in (0.5, 2.0):
         savings = [point.best_saving[tolerance] for point in agent.learning_curve]
         assert savings == sorted(savings)
     assert agent.learning_curve[0].entropy is None
@@ -328,7 +328,7 @@ def test_a_checkpoint_that_cannot_be_read_is_refused_in_one_line(tmp_path: Path,
     elif damage == "schema":
         with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(checkpoint, "w") as new:
             for name in old.namelist():
-                new.writestr(name, old.read(name).replace(b'{"schema": 1,', b'{"schema": 9,'))
+                new.writestr(name, old.read(name).replace(b'"schema": 2,', b'"schema": 9,'))
     elif damage == "network":
         with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(checkpoint, "w") as new:
             for name in old.namelist():

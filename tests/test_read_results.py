@@ -1,14 +1,20 @@
 """Reading results.json: what is there is checked, what is not there is None or empty."""
 
+import json
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from results_example import example_results
+from results_example import (
+    bare_results,
+    confirmed_results,
+    example_results,
+    interrupted_results,
+    read,
+)
 
-from report.read_results import parse_results
+from report.results import RunResults
 from wattbit.errors import ConfigError
 
 
@@ -18,17 +24,34 @@ from wattbit.errors import ConfigError
         (
             ("plans", 3, "energy_j"),
             "much",
-            r"results\.plans\[3\]\.energy_j is 'much': must be a number or null",
+            r"results\.plans\[3\]\.energy_j is 'much': must be a finite number or null",
         ),
         (("plans", 0, "precisions"), [1], r"results\.plans\[0\]\.precisions is \[1\]: must be an object"),
         (("plans",), "none", r"results\.plans is 'none': must be a list"),
-        (("plans", 1, "certify_interval_pp"), [1], r"certify_interval_pp is \[1\]: must be two numbers"),
+        (
+            ("plans", 1, "certify_interval_pp"),
+            [1],
+            r"certify_interval_pp is \[1\]: must be a list of 2",
+        ),
         (("plans", 2, "method"), None, r"results\.plans\[2\]\.method is None: must be a text"),
-        (("deployed",), {"one": None}, r"results\.deployed .* keyed by tolerances"),
-        (("profile", "layers", 4, "shape"), {}, r"results\.profile\.layers\[4\]\.shape\.name is None"),
+        (
+            ("deployed", 1, "tolerance_pp"),
+            "one",
+            r"results\.deployed\[1\]\.tolerance_pp is 'one': must be a finite number",
+        ),
+        (("guardrail", "per_class_pp"), {"one": 1}, r"per_class_pp is 'one': must be keyed by whole numbers"),
+        (("guardrail", "alpha"), 2, r"results\.guardrail: alpha 2\.0 must lie between"),
+        (("seed",), 0.5, r"results\.seed is 0\.5: must be a whole number or null"),
+        (
+            ("plans", 0, "verdict"),
+            "maybe",
+            r"'maybe': must be one of pass, fail, inconclusive or",
+        ),
+        (("plans", 0, "speed"), 1, r"results\.plans\[0\] has a field 'speed' that no results have"),
+        (("layers", 4, "shape"), {}, r"results\.layers\[4\]\.shape\.name is None"),
         (("archive", 0), 7, r"results\.archive\[0\] is 7: must be an object"),
-        (("peak_rss_mb",), True, r"results\.peak_rss_mb is True: must be a number or null"),
-        (("notes", 0), {}, r"results\.notes\[0\] is {}: must be a text or a number"),
+        (("peak_rss_mb",), True, r"results\.peak_rss_mb is True: must be a finite number or null"),
+        (("notes", 0), {}, r"results\.notes\[0\] is {}: must be a text"),
     ],
 )
 def test_a_field_of_the_wrong_type_is_named_with_its_place(
@@ -40,7 +63,7 @@ def test_a_field_of_the_wrong_type_is_named_with_its_place(
         part = part[step]
     part[path[-1]] = value
     with pytest.raises(ConfigError, match=message):
-        parse_results(results)
+        read(results)
 
 
 JSON = st.recursive(
@@ -66,27 +89,24 @@ def test_any_value_anywhere_is_read_or_refused_in_one_line(data: st.DataObject, 
     part[step] = value
     message = ""
     try:
-        parse_results(results)
+        read(results)
     except ConfigError as error:
         message = str(error)
     assert "\n" not in message
 
 
-def test_results_that_never_were_a_file_may_have_numbers_as_keys_and_numpy_values() -> None:
-    results = example_results()
-    saving = {1.0: np.float32(0.5), 2.0: np.float64(0.75)}
-    results["learning_curve"] = ({"timesteps": np.int64(64), "mean_reward": None, "best_saving": saving},)
-    (point,) = parse_results(results).learning_curve
-    assert (point.timesteps, point.best_saving) == (64.0, {1.0: 0.5, 2.0: 0.75})
+def test_results_are_read_as_they_were_written() -> None:
+    for make in (example_results, confirmed_results, interrupted_results, bare_results):
+        run = read(make())
+        assert RunResults.from_json(run.to_json()) == run
 
 
-def test_numbers_that_are_not_finite_read_as_unknown() -> None:
-    results = example_results()
-    results["plans"][0]["energy_j"] = float("nan")
-    results["learning_curve"][0]["mean_reward"] = float("inf")
-    run = parse_results(results)
-    assert run.plans[0].energy_j is None
-    assert run.learning_curve[0].mean_reward is None
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "1e999", "1" + 400 * "0"])
+@pytest.mark.parametrize("field", ["peak_rss_mb", "interval_level"])
+def test_numbers_that_are_not_finite_are_refused(number: str, field: str) -> None:
+    text = json.dumps(bare_results()).replace("{", f'{{"{field}": {number}, ', 1)
+    with pytest.raises(ConfigError, match=r"NaN is no|Infinity is no|must be a finite number"):
+        RunResults.from_json(text)
 
 
 def test_a_deployed_plan_that_no_method_proposed_there_is_listed_all_the_same() -> None:
@@ -94,22 +114,14 @@ def test_a_deployed_plan_that_no_method_proposed_there_is_listed_all_the_same() 
     results["plans"] = [
         plan for plan in results["plans"] if (plan["method"], plan["tolerance_pp"]) != ("ppo", 1.0)
     ]
-    run = parse_results(results)
+    run = read(results)
     plans = run.plans_at(1.0)
     assert plans[0].method == "ppo"
     assert [run.is_deployed(plan) for plan in plans] == [True] + [False] * (len(plans) - 1)
 
 
-def test_the_deployed_plan_takes_what_it_lacks_from_the_list_of_plans() -> None:
-    results = example_results()
-    twin = next(plan for plan in results["plans"] if (plan["method"], plan["tolerance_pp"]) == ("ppo", 2.0))
-    deployed = parse_results(results).deployed[2.0]
-    assert deployed is not None
-    assert (deployed.latency_ms, deployed.test_drop_pp) == (twin["latency_ms"], twin["test_drop_pp"])
-
-
 def test_methods_are_compared_at_the_tolerance_of_the_guardrail() -> None:
     results = example_results()
-    assert parse_results(results).main_tolerance_pp == 1.0
+    assert read(results).main_tolerance_pp == 1.0
     results["guardrail"]["tolerance_pp"] = 0.5
-    assert parse_results(results).main_tolerance_pp == 0.5
+    assert read(results).main_tolerance_pp == 0.5

@@ -1,10 +1,9 @@
 """What ends up in results.json and in the bundle: every figure a number or null, and PPO never the loser."""
 
-import json
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import pytest
 from synthetic import Comparisons, StubModel, SyntheticEvaluator, make_profile
@@ -15,20 +14,23 @@ from agents.ppo import PPO
 from agents.search_comparison import SearchComparison
 from envs.gate import SearchGate
 from envs.layer_precision import LayerPrecisionEnv
-from pipeline.certification import Deployment, SplitEvaluator, certify_tolerance
+from pipeline.certification import Deployment, certify_tolerance
 from pipeline.collect_results import (
-    archive_records,
-    bundled_plans,
-    compared_plan,
-    deployed_records,
+    AssessedPlan,
+    archived_plans,
+    assess,
+    bundled_plan,
+    deployed_plan,
     found_plans,
-    plan_record,
-    profile_record,
-    sequence_records,
+    judged_sequence,
+    plan_result,
 )
+from pipeline.split_evaluator import SplitEvaluator
+from report.results import RunResults
 from wattbit.guardrail import Guardrail
 from wattbit.plan import PrecisionPlan
 
+T = TypeVar("T")
 PROFILE = make_profile(4, missing={1: ("bf16",)})
 TOLERANCES = (0.5, 1.0, 2.0, 4.0)
 
@@ -69,8 +71,20 @@ def deployments(comparison: SearchComparison) -> list[Deployment]:
     return [certify_tolerance(comparison.archive, split, PROFILE, Guardrail(t)) for t in TOLERANCES]
 
 
-def as_json(value: Any) -> Any:
-    return json.loads(json.dumps(value, allow_nan=False))
+def read_back(results: RunResults) -> RunResults:
+    return RunResults.from_json(results.to_json())
+
+
+def known(value: T | None) -> T:
+    """``value``, which must be known."""
+    assert value is not None
+    return value
+
+
+def running(deployments: list[Deployment], comparison: SearchComparison) -> list[AssessedPlan]:
+    """What is deployed, where something is."""
+    plans = [deployed_plan(deployment, comparison.archive) for deployment in deployments]
+    return [plan for plan in plans if plan is not None]
 
 
 def test_ppo_never_costs_more_than_the_best_of_uniform_greedy_and_ilp(comparison: SearchComparison) -> None:
@@ -122,75 +136,73 @@ def test_an_interrupted_comparison_has_plans_of_the_methods_that_ran(tmp_path: P
     assert found[-1].plan == PROFILE.reference_plan
 
 
-@pytest.mark.parametrize("looked", [True, False])
-def test_a_plan_record_is_json_and_null_where_nobody_looked(
-    comparison: SearchComparison, looked: bool
-) -> None:
-    certify, test = (held_out(), held_out(500)) if looked else (None, None)
+def test_the_result_of_a_plan_has_every_figure_and_survives_json(comparison: SearchComparison) -> None:
+    certify, test = held_out(), held_out(500)
     for found in found_plans(comparison.runs, {}, PROFILE, (1.0,)):
-        record = plan_record(found, comparison.evaluator, certify, test, Guardrail(1.0))
-        assert as_json(record) == {**record, "precisions": dict(record["precisions"])}
-        assert record["plan_id"] == found.plan.plan_id
-        assert record["saving"] == pytest.approx(1 - record["energy_j"] / PROFILE.reference_energy_j)
-        assert record["memory_bytes"] == PROFILE.plan_memory_bytes(found.plan)
-        measured = [
-            record[f"{split}_{kind}"] for split in ("certify", "test") for kind in ("drop_pp", "interval_pp")
-        ]
-        if looked:
-            assert record["verdict"] in {"pass", "fail", "inconclusive"}
-            assert record["reason"]
-            assert measured[1][0] <= measured[0] <= measured[1][1]
-        else:
-            assert record["verdict"] is None
-            assert record["reason"] == ""
-            assert measured == [None] * 4
+        assessed = assess(found, comparison.evaluator, certify, Guardrail(1.0))
+        result = plan_result(assessed, PROFILE, certify, test)
+        run = RunResults("synthetic", "modelled", plans=(result,))
+        assert read_back(run) == run
+        assert result.plan_id == found.plan.plan_id
+        assert result.saving == pytest.approx(1 - known(result.energy_j) / PROFILE.reference_energy_j)
+        assert result.memory_bytes == PROFILE.plan_memory_bytes(found.plan)
+        assert result.verdict in {"pass", "fail", "inconclusive"}
+        assert result.reason
+        low, high = known(result.certify_interval_pp)
+        assert low <= known(result.certify_drop_pp) <= high
+        low, high = known(result.test_interval_pp)
+        assert low <= known(result.test_drop_pp) <= high
 
 
-def test_a_plan_is_compared_with_the_figures_of_its_record(comparison: SearchComparison) -> None:
+def test_a_plan_is_compared_with_the_figures_of_its_result(comparison: SearchComparison) -> None:
     found = found_plans(comparison.runs, {}, PROFILE, (1.0,))[-1]
-    for certify in (held_out(), None):
-        record = plan_record(found, comparison.evaluator, certify, None, Guardrail(1.0))
-        compared = compared_plan(as_json(record), PROFILE)
-        assert compared.plan == found.plan
-        assert compared.drop_pp == record["certify_drop_pp"]
-        assert compared.verdict == record["verdict"]
-        assert compared.provenance == "modelled"
+    certify = held_out()
+    assessed = assess(found, comparison.evaluator, certify, Guardrail(1.0))
+    result, compared = (
+        plan_result(assessed, PROFILE, certify, certify),
+        bundled_plan(assessed, PROFILE, certify),
+    )
+    assert compared.plan == found.plan
+    assert compared.drop_pp == result.certify_drop_pp
+    assert compared.verdict == result.verdict
+    assert compared.provenance == "modelled"
 
 
 def test_what_is_deployed_passed_and_is_the_cheapest_that_did(
     comparison: SearchComparison, deployments: list[Deployment]
 ) -> None:
     certify = held_out()
-    records = deployed_records(deployments, comparison.archive, certify, held_out(500), PROFILE)
-    assert as_json(records) == records
-    assert list(records) == ["0.5", "1", "2", "4"]
-    sequences = sequence_records(deployments)
-    assert as_json(sequences) == sequences
-    for key, record in records.items():
-        passed = [entry for entry in sequences[key] if entry["verdict"] == "pass"]
-        assert (record is None) == (not passed)
-        if record is not None:
-            assert record["verdict"] == "pass"
-            assert record["energy_j"] == min(entry["energy_j"] for entry in passed)
-            assert record["plan_id"] in {entry["plan_id"] for entry in passed}
-            assert record["method"] in {"uniform", "greedy", "ilp", "random", "ppo"}
-            assert record["certify_drop_pp"] < float(key)
-    assert records["4"] is not None
-    assert records["4"]["saving"] > 0.1
+    savings = {}
+    for deployment in deployments:
+        sequence = judged_sequence(deployment)
+        run = RunResults("synthetic", "modelled", sequences=(sequence,))
+        assert read_back(run) == run
+        assert sequence.tolerance_pp == deployment.tolerance_pp
+        passed = [plan for plan in sequence.plans if plan.verdict == "pass"]
+        plan = deployed_plan(deployment, comparison.archive)
+        assert (plan is None) == (not passed)
+        if plan is not None:
+            result = plan_result(plan, PROFILE, certify, held_out(500))
+            assert result.verdict == "pass"
+            assert result.energy_j == min(known(plan.energy_j) for plan in passed)
+            assert result.plan_id in {plan.plan_id for plan in passed}
+            assert result.method in {"uniform", "greedy", "ilp", "random", "ppo"}
+            assert known(result.certify_drop_pp) < deployment.tolerance_pp
+            savings[deployment.tolerance_pp] = known(result.saving)
+    assert savings[4.0] > 0.1
 
 
-def test_where_nothing_passed_there_is_null_and_nothing_to_bundle(comparison: SearchComparison) -> None:
+def test_where_nothing_passed_nothing_is_deployed(comparison: SearchComparison) -> None:
     hopeless = StubModel(PROFILE, lambda plan: 0 if plan == PROFILE.reference_plan else 900).held_out(1000)
-    deployments = [certify_tolerance(comparison.archive, hopeless, PROFILE, Guardrail(1.0))]
-    assert deployed_records(deployments, comparison.archive, hopeless, hopeless, PROFILE) == {"1": None}
-    assert bundled_plans(deployments, comparison.archive, hopeless, PROFILE) == ()
+    deployment = certify_tolerance(comparison.archive, hopeless, PROFILE, Guardrail(1.0))
+    assert deployed_plan(deployment, comparison.archive) is None
 
 
-def test_a_bundle_carries_the_certified_plans_from_the_strictest_tolerance_on(
+def test_a_bundle_carries_the_certified_plans_as_they_are_deployed(
     comparison: SearchComparison, deployments: list[Deployment]
 ) -> None:
     certify = held_out()
-    plans = bundled_plans(deployments[::-1], comparison.archive, certify, PROFILE)
+    plans = [bundled_plan(plan, PROFILE, certify) for plan in running(deployments, comparison)]
     assert [plan.tolerance_pp for plan in plans] == [d.tolerance_pp for d in deployments if d.deployed]
     for plan in plans:
         assert plan.verdict == "pass"
@@ -198,11 +210,11 @@ def test_a_bundle_carries_the_certified_plans_from_the_strictest_tolerance_on(
         assert plan.saving == PROFILE.saving(plan.energy_j)
 
 
-def test_the_archive_and_the_profile_are_json(comparison: SearchComparison) -> None:
-    records = archive_records(comparison.archive)
-    assert as_json(records) == records
-    assert len(records) == len(comparison.archive)
-    layers = as_json(profile_record(PROFILE))["layers"]
-    assert [layer["shape"]["name"] for layer in layers] == list(PROFILE.layer_names)
-    assert set(layers[1]["costs"]) == {"fp32", "int8", "int4", "int2"}
-    assert archive_records(Archive(comparison.reference, SearchGate())) == []
+def test_the_archive_and_the_profile_survive_json(comparison: SearchComparison) -> None:
+    archive = archived_plans(comparison.archive)
+    assert len(archive) == len(comparison.archive)
+    run = RunResults("synthetic", "modelled", archive=archive, layers=PROFILE.layers)
+    assert read_back(run) == run
+    assert read_back(run).layer_names == PROFILE.layer_names
+    assert set(read_back(run).layers[1].costs) == {"fp32", "int8", "int4", "int2"}
+    assert archived_plans(Archive(comparison.reference, SearchGate())) == ()

@@ -202,6 +202,11 @@ def lower_bound_pp(counts: PairedCounts, alpha: float, strict: bool = False) -> 
     return -upper_bound_pp(counts.swapped, alpha, strict)
 
 
+def interval_pp(counts: PairedCounts, alpha: float = 0.05) -> tuple[float, float]:
+    """The two-sided score interval of the drop at confidence 1 - alpha, percentage points."""
+    return lower_bound_pp(counts, alpha / 2), upper_bound_pp(counts, alpha / 2)
+
+
 def score_upper_bound(counts: PairedCounts, alpha: float) -> float:
     """The upper end of Tango's score interval as a share: where `score_z` falls to the alpha quantile.
 
