@@ -22,7 +22,7 @@ LOG_WIDTH = 140
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run the benchmark that ``arguments`` name; what a user can mend ends in one line and exit code 2."""
+    """Run the benchmark named in ``arguments``; a user's mistake ends in one line and exit code 2."""
     with one_line_errors():
         options, module = _parse(arguments)
         if options.json is not None:

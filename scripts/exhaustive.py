@@ -42,7 +42,7 @@ _MOST_SAMPLES = 65_535
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Build the table that ``arguments`` name; what a user can mend ends in one line and exit code 2."""
+    """Build the table named in ``arguments``; a user's mistake ends in one line and exit code 2."""
     parser = CommandParser(
         f"TABLE, TABLE one of {', '.join(RECIPES)}", prog="python -m scripts.exhaustive", description=__doc__
     )

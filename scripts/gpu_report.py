@@ -38,7 +38,7 @@ SectionPlan = tuple[str, float, Callable[[Section], None]]
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Make the report; returns the exit code: 0, 1 if a section failed, 2 for what the user can mend."""
+    """Make the report; returns the exit code: 0, 1 if a section failed, 2 for a user's mistake."""
     parser = CommandParser(
         "[--out FILE] [--minutes N]",
         prog="python -m scripts.gpu_report",
@@ -88,7 +88,7 @@ def make_report(
 
 
 def default_sections(machine: Machine, idle_w: float | None, trials: int) -> list[SectionPlan]:
-    """The sections in the order in which they run: what later ones rest on comes first."""
+    """The sections in the order they run: later ones build on earlier ones."""
     of_plans = GpuMeasurer(machine, window_s=PLAN_WINDOW_S, trials=trials, idle_w=idle_w)
     of_layers = GpuMeasurer(machine, window_s=LAYER_WINDOW_S, trials=trials, idle_w=idle_w)
     abba = partial(encoder.abba, window_s=PLAN_WINDOW_S, trials=trials, idle_w=idle_w)

@@ -108,7 +108,7 @@ def test_a_plan_that_answers_otherwise_by_itself_stops_the_count(
 def test_inputs_that_are_no_single_tensor_are_refused(tmp_path: Path) -> None:
     data = split(4)
     pair = Split((data.inputs, data.inputs), data.labels)
-    with pytest.raises(ModelError, match="no single tensor"):
+    with pytest.raises(ModelError, match="not a single tensor"):
         PlanCounter(attached(), GROUPS, NAMES, tmp_path).count(pair, 4)
 
 

@@ -78,7 +78,7 @@ def checkpoint() -> dict[str, Tensor]:
 
 
 def encoder_state(tensors: Mapping[str, Tensor], layers: int) -> dict[str, Tensor]:
-    """The state dict of a `sentiment_net.Encoder` with so many layers, from a BERT checkpoint's tensors.
+    """The state dict of a `sentiment_net.Encoder` of ``layers`` layers, from a BERT checkpoint's tensors.
 
     Every sentence is a first one here, so that its segment embedding is added to the position embeddings. The
     pooler, which mean pooling does without, is left out.

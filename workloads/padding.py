@@ -1,7 +1,7 @@
 """Batches of sentences of like length, without the padding that all sentences of a batch have in common.
 
-Padding is hidden from a model by its attention mask, but computed all the same: half of the work where
-sentences are of mixed length. Without it a batch costs what its longest sentence costs.
+The attention mask hides padding from a model, which computes it all the same: half of the work where
+sentences are of mixed length. Without it, a batch costs what its longest sentence costs.
 """
 
 from __future__ import annotations

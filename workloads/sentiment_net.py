@@ -55,7 +55,7 @@ class SentimentNet(nn.Module):
         return logits
 
     def embed(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """The mean of the encoder's output over the tokens that are no padding, (batch, width)."""
+        """The mean of the encoder's output over the tokens that are not padding, (batch, width)."""
         weight = attention_mask.to(torch.float32).unsqueeze(-1)
         tokens: Tensor = self.encoder(input_ids, attention_mask)
         return (tokens * weight).sum(1) / weight.sum(1)

@@ -1,4 +1,4 @@
-"""How much work the plans of one rollout share: the warm-started policy's, run shared and run plainly.
+"""How much work the plans of one rollout of the warm-started policy share: run shared, and run plainly.
 
 The rollout is what PPO begins with: 256 plans drawn from the policy right after it has learned from the
 baselines' plans, at tolerances drawn as in training. Plain is one full pass for each plan. An evaluator that
@@ -59,7 +59,7 @@ class Sharing:
         plain_s: Time of the passes of all plans, seconds.
         plain_distinct_s: Time of those of the distinct plans.
         shared_s: Time of the shared run.
-        max_abs_difference: The largest difference between any two outputs of the same plan.
+        max_abs_difference: The largest difference between the two outputs of the same plan.
     """
 
     plans: int
@@ -172,7 +172,7 @@ def rollout(agent: MaskablePPO, env: LayerPrecisionEnv, plans: int, seed: int) -
 
 def _difference(a: Tensor, b: Tensor) -> float:
     same = a.view(torch.int32) == b.view(torch.int32)
-    # Where the bits differ only; an infinity less itself is no number.
+    # Only where the bits differ: infinity minus itself is not a number.
     return float((a - b).abs().nan_to_num(nan=math.inf)[~same].max()) if not bool(same.all()) else 0.0
 
 

@@ -1,4 +1,4 @@
-"""Whole models under native kernels: how fast an encoder gets, and what becomes of predictions."""
+"""Whole models under native kernels: how much faster an encoder runs, and how many predictions change."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TOKENS = 56
 CALIBRATE = 128
 AGREEMENT_SPLITS = ("search", "certify", "test")
 AGREEMENT_SAMPLES = 2048
-"""At most so many samples, from the beginning: enough to see one prediction in a thousand differ."""
+"""The first samples, at most this many: enough to see one prediction in a thousand differ."""
 
 
 def encoder_rows(counter: EnergyMeter | None, *, trials: int = 5) -> list[Row]:
@@ -88,7 +88,7 @@ def model_agreement(workload: Workload) -> list[Row]:
 
 
 def _samples(workload: Workload) -> list[Inputs]:
-    """Batches of the splits in question, up to the number of samples that is enough."""
+    """Batches of `AGREEMENT_SPLITS`, up to `AGREEMENT_SAMPLES` samples."""
     parts: list[Inputs] = []
     left = AGREEMENT_SAMPLES
     for name in AGREEMENT_SPLITS:

@@ -1,7 +1,7 @@
 """A workload's network as a search problem, with every outcome kept on disk.
 
-What a plan does is the same whoever asks for it, so searches that are compared share outcomes, across
-processes and runs; each search is still charged for every plan it asks for (`ArchivingEvaluator`).
+A plan's outcome does not depend on the search that asks for it, so compared searches share outcomes, across
+processes and runs. Each search is still charged for every plan it asks for (`ArchivingEvaluator`).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class ProblemSettings:
 
     Attributes:
         overrides: Settings of train.py.
-        samples: Plans are run on the first so many of ``search``.
+        samples: How many samples of ``search`` plans run on, the first ones.
     """
 
     overrides: tuple[str, ...]
@@ -54,12 +54,12 @@ NETWORKS: Mapping[str, ProblemSettings] = MappingProxyType(
 
 
 class RecordedNetwork:
-    """An evaluator that recalls what any process has found out, and runs the model for what is new.
+    """An evaluator that recalls outcomes from any process, and runs the model for new plans only.
 
     Args:
         profile: The model's profile.
         folder: Where outcomes are kept; each process writes a file of its own.
-        build: Makes what runs plans; called when the first new one comes.
+        build: Makes the evaluator that runs plans; called at the first new plan.
     """
 
     def __init__(self, profile: ModelProfile, folder: Path, build: Callable[[], PlanEvaluator]) -> None:

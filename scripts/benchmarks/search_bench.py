@@ -1,7 +1,7 @@
-"""Every search method at equal cost: how near the optimum each gets, and what the user gets on other data.
+"""Every search method at equal cost: how near the optimum it gets, and what its plans are worth on new data.
 
 Each method starts from an empty archive and may evaluate as many distinct plans as the budget says, for all
-tolerances together. See `search_scores` for the two regrets. Baselines run as they are shipped, PPO with
+tolerances together. See `search_scores` for the two regrets. Baselines run with their defaults, PPO with
 ``conf/agent/ppo.yaml``.
 """
 
@@ -45,7 +45,7 @@ SCALING_LAYERS = (25, 50, 100, 200)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """What a part of the comparison is chosen by."""
+    """The options that choose a part of the comparison."""
     parser.add_argument("--cache", metavar="FOLDER", type=Path, help="keep finished searches here, and reuse")
     parser.add_argument("--figures", metavar="FOLDER", type=Path, help="draw search.png and scaling.png here")
     parser.add_argument("--workers", metavar="N", type=int, default=2, help="processes (2)")
@@ -57,10 +57,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> Benchmark:
-    """Run or recall every cell that was asked for.
+    """Run every cell asked for, or recall it.
 
     Raises:
-        ConfigError: If there is no such method or problem, or a number is none.
+        ConfigError: If a method or problem is unknown, or a number is not one.
         DataError: If a problem's data are not on this machine.
     """
     methods = _names(options.methods, list(METHODS), "method")

@@ -39,7 +39,7 @@ class SearchCell:
         problem: The network.
         method: The method.
         budget: Distinct plans it may evaluate.
-        seed: The method's seed, and that of a made-up network.
+        seed: The method's seed, and a synthetic network's.
         gate: The gate that the method searches with: ``raw`` or ``shipped``.
     """
 
@@ -95,7 +95,7 @@ def run_cell(cell: SearchCell) -> CellResult:
 def run_cells(
     cells: Sequence[SearchCell], cache: Path | None = None, workers: int = 1
 ) -> dict[SearchCell, CellResult]:
-    """Run ``cells``, those that are kept in ``cache`` aside; a line on stderr tells of each that is finished.
+    """Run ``cells``, except those kept in ``cache``; a line on stderr reports each one that finishes.
 
     Args:
         cells: What to run.

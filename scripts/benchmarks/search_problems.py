@@ -1,7 +1,7 @@
 """The networks that search methods are compared on.
 
-There are exhaustive tables, made-up networks of any depth, and real networks that have too many plans to run
-them all: their optimum is not known, and the best plan that anybody has run stands for it.
+Exhaustive tables, synthetic networks of any depth, and real networks with too many plans to run them all:
+their optimum is not known, so the best plan run so far takes its place.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def is_table(problem: str) -> bool:
 
 
 def open_problem(problem: str, seed: int) -> Evaluator:
-    """An evaluator of the problem that lets nothing be seen but what is asked for.
+    """An evaluator of the problem that shows a search nothing but the plans it asks for.
 
     Raises:
         DataError: If there is no such table, or a network's data are not on this machine.
@@ -58,7 +58,7 @@ def _table(problem: str) -> TabularEvaluator:
 
 
 def _open(problem: str, seed: int) -> TabularEvaluator | SyntheticEvaluator | RecordedNetwork:
-    """What knows an optimum: a new made-up network, but the same table or real network each time."""
+    """The problem with its optimum: a new synthetic network, but the same table or real network each time."""
     if problem in NETWORKS:
         return open_network(problem)
     if problem.startswith(SYNTHETIC):

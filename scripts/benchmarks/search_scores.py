@@ -50,7 +50,7 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Generalised:
-    """What choosing at one tolerance comes to on held-out data.
+    """What the plan chosen at one tolerance is worth on held-out data.
 
     Attributes:
         regret: Generalisation regret.
@@ -80,7 +80,7 @@ def policy_regrets(result: CellResult) -> list[float]:
 
 
 def generalisation(result: CellResult, gate: SearchGate) -> list[Generalised]:
-    """What the plans that ``gate`` chooses come to, at each tolerance."""
+    """What the plans that ``gate`` chooses are worth, at each tolerance."""
     archive = _archive(result, gate)
     return [_generalised(result, archive.best(t), t) for t in TOLERANCES_PP]
 

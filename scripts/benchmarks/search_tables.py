@@ -117,7 +117,7 @@ def difference_rows(results: Results, problems: Sequence[str], budget: int) -> l
 
 
 def generalisation_rows(results: Results) -> list[Row]:
-    """One row a setting on the tables: what choosing with either gate comes to on held-out data."""
+    """One row a setting on the tables: what either gate's choice is worth on held-out data."""
     rows: list[Row] = []
     for problem, method, budget in results.settings():
         if not is_table(problem):

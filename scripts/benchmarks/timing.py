@@ -43,7 +43,7 @@ def compare_times(
     Args:
         reference: One run of the reference.
         candidate: One run of the candidate.
-        window_s: How long the runs that are timed together take at the least, seconds.
+        window_s: The least time that runs timed together take, seconds.
         trials: Number of trials, at least 2.
         clock: Seconds on a monotonic clock.
     """
@@ -68,7 +68,7 @@ def best_s(
     trials: int = 15,
     clock: Callable[[], float] = time.perf_counter,
 ) -> float:
-    """The shortest time of one run: what the machine can do when nobody disturbs it, seconds."""
+    """The shortest time of one run, seconds: what the undisturbed machine can do."""
     work()
     repeats, _ = repeats_to_fill(work, window_s, clock)
     return min(timed_s(work, repeats, clock) for _ in range(trials)) / repeats

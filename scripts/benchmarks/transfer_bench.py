@@ -3,9 +3,9 @@
 Observations are relative to the layer and the network, so one policy can read both. *Zero-shot*: the greedy
 policy's plans for a network that it has never seen a plan of. *Few-shot*: a search on that network with an
 empty archive, whose agent starts with the trained networks' weights in place of random ones. Only the weights
-carry over: Adam's moments, the entropy bonus, the count of timesteps and the learning curve belong to the
-network that they come from. With that count, the loop, which trains in step with the budget, would not train
-before half of the budget was spent.
+carry over. Adam's moments, the entropy bonus, the count of timesteps and the learning curve belong to the
+old network; with that count the search, which trains in step with its budget, would not train before half of
+the budget was spent.
 
 Regrets are *optimisation* regrets (see `search_scores`), mean over the tolerances, with the raw gate.
 """

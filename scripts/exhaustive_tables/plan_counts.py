@@ -96,7 +96,7 @@ class PlanCounter:
         labels = torch.split(split.labels, batch_size)
         for batch, batch_labels in zip(batches(split.inputs, batch_size), labels, strict=True):
             if not isinstance(batch, Tensor):
-                raise ModelError("inputs are no single tensor, which the walk through all plans needs")
+                raise ModelError("inputs are not a single tensor, which the walk through all plans needs")
             counts = self._batch(batch, batch_labels)
             total = counts if total is None else total + counts
             done(int(total.samples), len(split))

@@ -1,4 +1,4 @@
-"""Every plan of a small network in one walk: what plans begin with in common runs once.
+"""Every plan of a small network in one walk: what plans share at the beginning runs once.
 
 The model's traced graph is cut into stages, one a layer group. The walk goes through the tree of precisions
 depth first, so that P^G plans cost a little more than their last stages, and holds one set of activations a

@@ -29,7 +29,7 @@ class Budget:
         clock: Seconds on a monotonic clock.
 
     Raises:
-        ConfigError: If there is none, or no end of it.
+        ConfigError: If it is not above 0, or longer than a day.
     """
 
     def __init__(self, minutes: float, clock: Callable[[], float] = time.monotonic) -> None:
