@@ -9,9 +9,6 @@ from typing import Literal
 from report.formatting import format_error, format_percent, format_share_interval
 from wattbit.profile import Provenance
 
-Finding = Literal["saves", "unclear", "costs"]
-"""What a plan does end to end: ``unclear`` where the interval holds a saving as well as none."""
-
 
 @dataclass(frozen=True, slots=True)
 class EndToEnd:
@@ -42,8 +39,8 @@ class EndToEnd:
     reliable: bool
 
     @property
-    def finding(self) -> Finding:
-        """A saving, or none, only where the interval excludes the other."""
+    def finding(self) -> Literal["saves", "unclear", "costs"]:
+        """A saving, or none, only where the interval excludes the other; otherwise ``unclear``."""
         low, high = self.saving_interval or (-math.inf, math.inf)
         return "saves" if low > 0.0 else "costs" if high <= 0.0 else "unclear"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections import defaultdict
 from collections.abc import Iterator
@@ -29,6 +30,13 @@ def homes_of_several(names: Iterator[tuple[str, Path]]) -> dict[str, list[str]]:
     return {name: sorted(paths) for name, paths in homes.items() if len(paths) > 1}
 
 
+def classes(path: Path) -> Iterator[tuple[str, Path]]:
+    """The classes of a file, private ones too."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ClassDef):
+            yield node.name, path
+
+
 def test_no_file_imports_itself_by_way_of_others() -> None:
     graph = grimp.build_graph(*PACKAGES, cache_dir=None)
     imports = {name: graph.find_modules_directly_imported_by(name) for name in graph.modules}
@@ -39,6 +47,10 @@ def test_no_file_imports_itself_by_way_of_others() -> None:
 def test_no_file_name_twice() -> None:
     files = [path for path in FILES + ENTRY_POINTS if not path.stem.startswith("__")]
     assert not homes_of_several((path.name, path) for path in files)
+
+
+def test_no_class_name_twice() -> None:
+    assert not homes_of_several(pair for path in FILES + ENTRY_POINTS for pair in classes(path))
 
 
 def test_the_vocabulary_of_the_deployable_stays_small() -> None:
