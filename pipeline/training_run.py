@@ -46,7 +46,7 @@ from wattbit.calibration import calibration_from_json, calibration_to_json
 from wattbit.errors import GuardrailError, PrecisionError
 from wattbit.execution.switchable import REFERENCE, SwitchableModel
 from wattbit.guardrail import Guardrail
-from wattbit.judging.certificate import feasible_before_search
+from wattbit.judging.judgement import feasible_before_search
 from wattbit.model_inputs import call_model, logits_of, predict, select
 from wattbit.precision import parse_precisions
 from wattbit.profile import ModelProfile

@@ -49,7 +49,8 @@ def make(folder: Path) -> None:
     from wattbit.calibration import calibration_to_json
     from wattbit.energy.device_model import DeviceModel
     from wattbit.guardrail import Guardrail
-    from wattbit.judging.certificate import CandidatePlan, Certificate, certify_sequence
+    from wattbit.judging.certificate import Certificate
+    from wattbit.judging.judgement import CandidatePlan, certify_sequence
     from wattbit.profiling.layer_costs import ModelledCost
     from wattbit.serving.bundle import BundledPlan, save_bundle
     from wattbit.storage.fingerprint import model_fingerprint, tensors_sha256

@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from pathlib import Path
 
-from wattbit.audit.log import AuditHead, AuditLog
+from wattbit.audit.hash_chain import AuditHead
+from wattbit.audit.log import AuditLog
 
 NOON = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
 

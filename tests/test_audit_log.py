@@ -17,7 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from wattbit.audit import hash_chain
-from wattbit.audit.log import AuditHead, AuditLog, verify
+from wattbit.audit.hash_chain import AuditHead, verify
+from wattbit.audit.log import AuditLog
 from wattbit.errors import AuditError, OutputError
 
 # --- What is written ---------------------------------------------------------------------------------------

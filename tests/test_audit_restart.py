@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from audit_logs import written
 
-from wattbit.audit.log import AuditLog, verify
+from wattbit.audit.hash_chain import verify
+from wattbit.audit.log import AuditLog
 from wattbit.errors import AuditError
 
 

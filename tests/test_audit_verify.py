@@ -12,7 +12,9 @@ from audit_logs import NOON, written
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from wattbit.audit.log import EVENTS, AuditLog, main, verify
+from wattbit.audit.__main__ import main
+from wattbit.audit.hash_chain import EVENTS, verify
+from wattbit.audit.log import AuditLog
 from wattbit.errors import AuditError
 
 # --- Tampering ---------------------------------------------------------------------------------------------

@@ -13,7 +13,8 @@ from outcomes import ONE_PP, outcomes
 
 from wattbit.errors import BundleError
 from wattbit.guardrail import Guardrail
-from wattbit.judging.certificate import CandidatePlan, Certificate, certify_sequence
+from wattbit.judging.certificate import Certificate
+from wattbit.judging.judgement import CandidatePlan, certify_sequence
 
 # --- The document ------------------------------------------------------------------------------------------
 
@@ -133,7 +134,7 @@ def test_certifying_needs_neither_torch_nor_scipy() -> None:
         "import sys; sys.modules['torch'] = sys.modules['scipy'] = None\n"
         "import numpy as np\n"
         "import wattbit.audit.log, wattbit.serving.monitor\n"
-        "from wattbit.judging.certificate import judge\n"
+        "from wattbit.judging.judgement import judge\n"
         "from wattbit.guardrail import Guardrail\n"
         "right = np.ones(500, dtype=bool)\n"
         "print(judge(right, right, None, Guardrail(1.0, strict=True)).verdict)"

@@ -10,7 +10,7 @@ from outcomes import ONE_PP, outcomes
 
 from wattbit.errors import PlanError
 from wattbit.guardrail import Guardrail
-from wattbit.judging.certificate import CandidatePlan, Judgement, certify_sequence
+from wattbit.judging.judgement import CandidatePlan, Judgement, certify_sequence
 from wattbit.judging.noninferiority import PairedCounts, accepts
 
 

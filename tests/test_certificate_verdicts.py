@@ -13,7 +13,7 @@ from outcomes import ONE_PP, outcomes
 
 from wattbit.errors import DataError, GuardrailError
 from wattbit.guardrail import Guardrail
-from wattbit.judging.certificate import feasible_before_search, judge
+from wattbit.judging.judgement import feasible_before_search, judge
 from wattbit.judging.noninferiority import PairedCounts, accepts
 
 # --- One plan ----------------------------------------------------------------------------------------------

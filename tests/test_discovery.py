@@ -360,7 +360,7 @@ def test_discovery_finds_the_same_in_inference_mode(conv_model: tiny.ConvNet, co
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_weights_and_statistics_that_are_not_finite_are_named(conv_model: tiny.ConvNet, bad: float) -> None:
     conv_model.head.weight.data[0, 3] = bad
-    with pytest.raises(ModelError, match=r"head.weight holds 1 NaN or infinite of 80 values, allowed are 0"):
+    with pytest.raises(ModelError, match=r"head.weight holds 1 NaN or infinite of 80 values, allowed is 0"):
         require_finite_weights(conv_model)
     conv_model.head.weight.data.zero_()
     assert conv_model.stem_bn.running_var is not None

@@ -13,7 +13,8 @@ from attached import unpatched
 from runtimes import MakeRuntime, X, events, same
 from torch import Tensor
 
-from wattbit.audit.log import AuditLog, verify
+from wattbit.audit.hash_chain import verify
+from wattbit.audit.log import AuditLog
 from wattbit.errors import AuditError, OutputError
 from wattbit.execution.switchable import SwitchableModel
 from wattbit.serving.bundle import ControllerBundle

@@ -13,7 +13,7 @@ from attached import unpatched
 from runtimes import MakeRuntime, X, events, same
 from torch import Tensor
 
-from wattbit.audit.log import verify
+from wattbit.audit.hash_chain import verify
 from wattbit.errors import ModelError
 
 

@@ -17,7 +17,8 @@ from wattbit.energy.device_model import DeviceModel
 from wattbit.execution.switchable import SwitchableModel
 from wattbit.features import FeatureEncoder
 from wattbit.guardrail import Guardrail
-from wattbit.judging.certificate import CandidatePlan, Certificate, Judgement, certify_sequence
+from wattbit.judging.certificate import Certificate
+from wattbit.judging.judgement import CandidatePlan, Judgement, certify_sequence
 from wattbit.plan import PrecisionPlan
 from wattbit.policy import MLPPolicy
 from wattbit.profile import ModelProfile

@@ -68,7 +68,7 @@ class ActivationObserver:
         largest = float(flat.abs().max())
         if not math.isfinite(largest):
             raise ModelError(
-                f"layer {self.layer!r} reads NaN or infinite activations, allowed are none; "
+                f"layer {self.layer!r} reads NaN or infinite activations; "
                 "calibrate on inputs for which the model's activations are finite"
             )
         self._absmax = max(self._absmax, largest)
@@ -78,7 +78,7 @@ class ActivationObserver:
         self._samples.append(values)
         self._kept += values.numel()
         if self._kept > 4 * _SAMPLES_PER_LAYER:
-            # Early batches and those to come are thinned alike, so that all of them count the same.
+            # Early batches and those to come are thinned alike, so that all count the same.
             self._samples = [torch.cat(self._samples)[::3].clone()]
             self._kept = self._samples[0].numel()
             self._thinning *= 3

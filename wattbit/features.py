@@ -207,7 +207,7 @@ class PlanBuilder:
 
     @property
     def layer_index(self) -> int:
-        """The layer that is next; the number of layers when the walk is done."""
+        """The layer that is next; the number of layers when the plan is complete."""
         return len(self._chosen)
 
     @property
@@ -222,7 +222,7 @@ class PlanBuilder:
 
     @property
     def observation(self) -> Observation:
-        """What the policy sees now; zeros when the walk is done."""
+        """What the policy sees now; zeros when the plan is complete."""
         if self.done:
             return np.zeros(self._encoder.size, np.float32)
         return self._encoder.encode(
@@ -231,7 +231,7 @@ class PlanBuilder:
 
     @property
     def mask(self) -> Mask:
-        """The precisions the next layer supports; all of them when the walk is done."""
+        """The precisions the next layer supports; all of them when the plan is complete."""
         if self.done:
             return np.ones(len(self._encoder.profile.precisions), bool)
         return self._encoder.mask(self.layer_index)
@@ -240,12 +240,12 @@ class PlanBuilder:
         """Give the next layer the precision at index ``action``; returns the energy it costs, joules.
 
         Raises:
-            IndexError: If the walk is done.
+            IndexError: If the plan is complete.
             TypeError: If ``action`` is not a whole number.
-            ValueError: If there is no such action, or the layer does not support that precision.
+            ValueError: If the action is out of range, or the layer does not support that precision.
         """
         if self.done:
-            raise IndexError("every layer has its precision already; start a new walk")
+            raise IndexError("every layer has its precision already; start a new one")
         profile, index = self._encoder.profile, self.layer_index
         chosen = operator.index(action)
         if not 0 <= chosen < len(profile.precisions):
@@ -265,7 +265,7 @@ class PlanBuilder:
 
     @property
     def plan(self) -> PrecisionPlan:
-        """The plan so far, the layers not reached yet at the reference."""
+        """The plan so far; layers not reached yet are at the reference."""
         profile = self._encoder.profile
         names = [*self._chosen, *[profile.reference] * (len(profile.layers) - len(self._chosen))]
         return PrecisionPlan(dict(zip(profile.layer_names, names, strict=True)))

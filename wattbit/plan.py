@@ -127,7 +127,7 @@ class PrecisionPlan(Mapping[str, str]):
         tools write it, or one precision name as a JSON string, for a uniform plan.
 
         Raises:
-            PlanError: If the text is no JSON or does not fit the model.
+            PlanError: If the text is not JSON or does not fit the model.
             PrecisionError: If it names an unknown precision.
         """
         try:

@@ -83,10 +83,10 @@ class MLPPolicy:
                 f"policy was trained for {', '.join(self.precisions)}; "
                 f"this profile has {', '.join(encoder.profile.precisions)}"
             )
-        walk = PlanBuilder(encoder, context)
-        while not walk.done:
-            walk.assign(self.act(walk.observation, walk.mask))
-        return walk.plan
+        builder = PlanBuilder(encoder, context)
+        while not builder.done:
+            builder.assign(self.act(builder.observation, builder.mask))
+        return builder.plan
 
     def to_bytes(self) -> bytes:
         """The policy as an ``.npz`` file, free of pickles and equal for equal policies."""

@@ -51,14 +51,14 @@ def _text(value: Any) -> str:
     if isinstance(value, Mapping):
         return "{" + ",".join(f"{_text(key)}:{_text(value[key])}" for key in _sorted_keys(value)) + "}"
     raise ValueError(
-        f"{type(value).__name__} {value!r:.80} is no JSON value; convert it to a plain Python value"
+        f"{type(value).__name__} {value!r:.80} is not a JSON value; convert it to a plain Python value"
     )
 
 
 def _sorted_keys(value: Mapping[Any, Any]) -> list[str]:
     for key in value:
         if not isinstance(key, str):
-            raise ValueError(f"key {key!r:.80} of a map is no text; write it as one")
+            raise ValueError(f"key {key!r:.80} of a map is not a text; write it as one")
     return sorted(value, key=lambda key: key.encode("utf-16-be"))
 
 

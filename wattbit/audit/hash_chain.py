@@ -69,7 +69,7 @@ def is_torn(torn: bytes) -> bool:
 
 
 def parse_head(line: bytes) -> AuditHead | None:
-    """The head that a line would be, unchecked; None if it is no record."""
+    """The head that a line would be, unchecked; None if it is not a record."""
     record = _parsed(line)
     return None if record is None or _garbled(record) else AuditHead(record["seq"], record["hash"])
 
@@ -88,7 +88,7 @@ class Chain:
     def take(self, line: bytes) -> str | None:
         """Check the next line, without its line break.
 
-        A line that is no JSON object is kept in ``torn`` until a recovery record accounts for it.
+        A line that is not a JSON object is kept in ``torn`` until a recovery record accounts for it.
 
         Returns:
             What is wrong with it; None if nothing.
@@ -98,9 +98,9 @@ class Chain:
             self.torn = line if self.torn is None else self.torn + b"\n" + line
             return None
         if _garbled(record):
-            return "is no record of an audit log"
+            return "is not a record of an audit log"
         if self.torn is not None and record["event"] != "recovery":
-            return "follows a line that is no record"
+            return "follows a line that is not a record"
         if record["seq"] != self.head.sequence + 1:
             return (
                 f"has sequence number {record['seq']} where {self.head.sequence + 1} belongs: "
@@ -149,14 +149,14 @@ def verify(path: Path | str, expected_head: str | AuditHead | None = None) -> Au
 
     Args:
         path: The log.
-        expected_head: A head, or its hash, that was published earlier; the log may have grown since.
+        expected_head: A head, or its hash, that was published earlier; the log may be longer now.
 
     Raises:
-        AuditError: If the file cannot be read, or ``expected_head`` is no hash.
+        AuditError: If the file cannot be read, or ``expected_head`` is not a hash.
     """
     expected = expected_head.hash if isinstance(expected_head, AuditHead) else expected_head
     if expected is not None and not is_hash(expected):
-        raise AuditError(f"head {expected!r} is no hash; give the 64 hex digits that were published")
+        raise AuditError(f"head {expected!r} is not a hash; give the 64 hex digits that were published")
     chain = Chain()
     found_at = 0 if expected == chain.head.hash else None
     ends = True
@@ -175,7 +175,7 @@ def verify(path: Path | str, expected_head: str | AuditHead | None = None) -> Au
     except OSError as error:
         raise AuditError(f"cannot read audit log {path}: {error.strerror}; give the path of a log") from None
     if chain.torn is not None and (ends or not is_torn(chain.torn)):
-        return AuditReport(chain.head, "the last line is no record of an audit log")
+        return AuditReport(chain.head, "the last line is not a record of an audit log")
     if expected is not None and found_at is None:
         gone = f"no record has the expected head {expected}: the log was cut off or rewritten"
         return AuditReport(chain.head, gone, len(chain.torn or b""))

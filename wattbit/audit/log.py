@@ -12,18 +12,15 @@ forger who rewrites the whole rest of the chain, or cuts it off, goes unnoticed.
 A crash can tear the last line. The torn bytes stay in the file: on reopening, a ``recovery`` record that
 states their number and SHA-256 follows them, chained to the last whole record. Torn bytes without such a
 record count as tampering, except an unfinished line at the very end, which is reported.
-
-``python -m wattbit.audit verify LOG [--head HASH]`` exits 0 if the log is sound, 1 if it was tampered with,
-2 if it cannot be used. Needs nothing but Python.
+`wattbit.audit.hash_chain.verify` checks a log. Needs nothing but Python.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -33,20 +30,16 @@ from wattbit.audit.hash_chain import (
     EVENTS,
     MAX_RECORD_BYTES,
     AuditHead,
-    AuditReport,
     Chain,
     is_torn,
     parse_head,
     record_line,
     torn_payload,
-    verify,
 )
-from wattbit.errors import AuditError, OutputError, WattbitError
+from wattbit.errors import AuditError, OutputError
 
 if sys.platform != "win32":
     import fcntl
-
-__all__ = ["EVENTS", "AuditHead", "AuditLog", "AuditReport", "main", "verify"]
 
 _SYNCED_EVENTS = ("load", "rollback", "certificate", "recovery")
 _TAIL_BYTES = 2 * MAX_RECORD_BYTES + 4096
@@ -61,7 +54,7 @@ class AuditLog:
     """Appends records to an audit log; safe to use from several threads.
 
     Every record is handed to the operating system before `append` returns, so it survives a crash of the
-    process. When it is forced to disk, and so survives a loss of power, ``fsync`` says.
+    process. ``fsync`` says when it is forced to disk, and so survives a loss of power.
 
     Args:
         path: The file, created if missing, continued if it is a log. One writer at a time.
@@ -208,7 +201,7 @@ class AuditLog:
                     "keep it as evidence and give another path"
                 )
         if chain.torn is not None and not (rest and is_torn(chain.torn)):
-            raise AuditError(f"{self._path} ends in what is no audit record; give another path for the log")
+            raise AuditError(f"{self._path} does not end in an audit record; give another path for the log")
         self._head = chain.head
         if chain.torn is not None:
             self._append("recovery", torn_payload(chain.torn), before=b"\n")
@@ -216,34 +209,11 @@ class AuditLog:
             self._write(b"\n", sync=False)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run ``python -m wattbit.audit``; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m wattbit.audit", description="Check an audit log.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    command = commands.add_parser("verify", help="find edits, reordering and, given a head, truncation")
-    command.add_argument("log", type=Path, metavar="LOG", help="the log file")
-    command.add_argument("--head", metavar="HASH", help="hash of a record, published while it was the last")
-    options = parser.parse_args(arguments)
-    try:
-        report = verify(options.log, options.head)
-    except WattbitError as error:
-        print(error, file=sys.stderr)
-        return 2
-    if not report.ok:
-        print(f"{options.log}: tampered with: {report.problem}", file=sys.stderr)
-        return 1
-    notes = f", {report.after_head} after the expected head" if report.after_head else ""
-    if report.torn_bytes:
-        notes += f", and an unfinished last line of {report.torn_bytes} bytes, as a crash leaves it"
-    print(f"{options.log}: sound, {report.head.sequence} records, head {report.head.hash}{notes}")
-    return 0
-
-
 def _open(path: Path) -> int:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and not path.is_file():
-            raise OSError("it is no regular file")
+            raise OSError("it is not a regular file")
         binary = getattr(os, "O_BINARY", 0)  # Windows would write two bytes for a line break
         return os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | binary, 0o644)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Values kept between plans that begin alike, within a bound on memory."""
+"""Intermediate values kept for later plans that start with the same layers, within a memory limit."""
 
 from __future__ import annotations
 
@@ -9,37 +9,37 @@ from wattbit.model_inputs import tensors_in
 
 
 class ActivationCache:
-    """Values before some parts of a `LayerGraph`, from which a later plan can go on.
+    """Values before some parts of a `LayerGraph`, from which a later plan can continue.
 
     Args:
-        begun: The values before the first part, which are always kept.
-        calls: How much each part costs.
-        memory_bytes: What all others may take together; what saves least is dropped.
+        first: The values before the first part, which are always kept.
+        calls: The cost of each part.
+        memory_bytes: Limit for all others together; those that save least are dropped.
     """
 
-    def __init__(self, begun: Values, calls: Sequence[int], memory_bytes: int) -> None:
-        self._begun = begun
+    def __init__(self, first: Values, calls: Sequence[int], memory_bytes: int) -> None:
+        self._first = first
         self._calls = calls
         self._memory_bytes = memory_bytes
-        self._free = _storages(begun).keys()
+        self._free = _storages(first).keys()
         self._values: dict[int, Values] = {}
         self._bytes: dict[int, Mapping[int, int]] = {}
 
     def resume(self, common: int, returns: Mapping[int, int]) -> tuple[int, Values]:
-        """The last part not beyond ``common`` that can be begun with, and a copy of the values before it.
+        """The last part up to ``common`` whose values are kept, and a copy of these values.
 
         Args:
-            common: Number of parts that the plan to come has in common with the one before.
-            returns: How many plans after it begin at each of its parts; what none begins at is dropped.
+            common: Number of parts that the next plan shares with the one before.
+            returns: How many later plans start at each of its parts; values that none needs are dropped.
         """
         part = max((part for part in self._values if part <= common), default=0)
-        values = dict(self._values.get(part, self._begun))
+        values = dict(self._values.get(part, self._first))
         for other in [other for other in self._values if other > common or not returns.get(other)]:
             self._drop(other)
         return part, values
 
     def keep(self, part: int, values: Values, returns: Mapping[int, int]) -> None:
-        """Keep what lies before ``part`` if a later plan begins there and the memory suffices."""
+        """Keep the values before ``part`` if a later plan starts there and they fit in memory."""
         if part in self._values or not part or not returns.get(part):
             return
         self._values[part] = dict(values)
@@ -59,13 +59,13 @@ class ActivationCache:
         return sum(places.values())
 
     def _worth(self, part: int, returns: Mapping[int, int]) -> float:
-        """Calls that are saved for each byte kept."""
+        """Calls saved per byte kept."""
         before = max((other for other in self._values if other < part), default=0)
         saved = returns.get(part, 0) * sum(self._calls[before:part])
         return saved / max(1, sum(self._bytes[part].values()))
 
 
 def _storages(values: Values) -> dict[int, int]:
-    """Bytes of each piece of memory that values lie in, by its address."""
+    """The size of each storage behind the values, bytes, by its address."""
     storages = (tensor.untyped_storage() for tensor in tensors_in(values))
     return {storage.data_ptr(): storage.nbytes() for storage in storages}

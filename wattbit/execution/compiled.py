@@ -1,6 +1,6 @@
-"""Plans under `torch.compile`: one compiled callable a plan, built ahead, switched by reference.
+"""Plans under `torch.compile`: one compiled callable per plan, built ahead, switched by reference.
 
-A model that changes its kernels would be compiled anew at every switch. Here every plan gets a copy of the
+A model whose kernels change would be compiled again at every switch. Here every plan gets a copy of the
 model that shares its parameters and buffers and has the plan's kernels fixed in it; each copy is compiled
 once, and a switch replaces one reference. A batch that has begun keeps the callable it began with.
 
@@ -93,7 +93,7 @@ class CompiledPlans:
         if plan not in self._callables:
             raise PlanError(
                 f"plan {plan.plan_id} was not compiled, {len(self._callables)} others were; "
-                "give every plan that is to be served when building CompiledPlans"
+                "give CompiledPlans every plan that it will serve"
             )
         return self._callables[plan]
 

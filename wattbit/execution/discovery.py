@@ -46,7 +46,7 @@ class _Calls:
 
 
 class _Produced:
-    """The last output of each convolution, told by identity, and only as long as nobody wrote into it."""
+    """The last output of each convolution, known by identity until somebody writes into it."""
 
     def __init__(self) -> None:
         self._known: dict[int, tuple[weakref.ref[Tensor], int | None, nn.Module]] = {}
@@ -55,7 +55,7 @@ class _Produced:
         self._known[id(y)] = (weakref.ref(y), write_count(y), module)
 
     def source(self, x: Tensor) -> nn.Module | None:
-        """The convolution whose output ``x`` is, as it came out of it; None if it is no such thing."""
+        """The convolution whose unchanged output ``x`` is; None if there is none."""
         known = self._known.get(id(x))
         return known[2] if known and known[0]() is x and known[1] == write_count(x) else None
 
@@ -79,7 +79,7 @@ def require_finite_weights(model: nn.Module) -> None:
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             count = int((~torch.isfinite(tensor)).sum())
             raise ModelError(
-                f"{name} holds {count} NaN or infinite of {tensor.numel()} values, allowed are 0; "
+                f"{name} holds {count} NaN or infinite of {tensor.numel()} values, allowed is 0; "
                 "load a sound checkpoint or train the model again"
             )
 
@@ -179,7 +179,7 @@ def _followers(
 
 
 def _shape(name: str, module: nn.Module, calls: _Calls, samples: int, depth: float) -> LayerShape:
-    # A layer that runs once a batch, not once a sample, does at least something for a sample.
+    # A layer that runs once per batch, not once per sample, counts as at least 1 per sample.
     outputs, inputs = max(1, calls.outputs // samples), max(1, calls.inputs // samples)
     weight = weight_of(module)
     if isinstance(module, nn.Conv2d):

@@ -1,4 +1,4 @@
-"""Which batches are under way, and what each of them holds on to from its first layer to its last."""
+"""The batches under way, and the kernels that each of them keeps from its first layer to its last."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Watch = Callable[[int, Tensor], None]
 
 @dataclass(frozen=True, slots=True)
 class InFlightBatch:
-    """What a batch holds on to: its kernels, and who watches it."""
+    """What a batch keeps to its end: its kernels, and who watches it."""
 
     kernels: Kernels
     watch: Watch | None = None
@@ -30,7 +30,7 @@ class InFlightBatches:
 
     def __init__(self) -> None:
         self._local = threading.local()
-        # Asked for by every layer of every batch, so without a Python function of its own.
+        # Every layer of every batch calls it, so it is not a Python function.
         self._current: Callable[[], InFlightBatch | None] = partial(getattr, self._local, "held", None)
         self._count = 0
         self._closing = self._closed = False

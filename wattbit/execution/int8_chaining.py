@@ -1,4 +1,4 @@
-"""Finding layers whose output only the next layer reads, so that both can speak 8 bits to each other.
+"""Finding layers whose output only the next layer reads, so that int8 codes can pass between them.
 
 Where an int8 layer feeds just one other int8 layer, through nothing or a ReLU, the values need not be widened
 to float32 and quantized again in between. Whether nobody else reads them is found out by running the example:
@@ -58,7 +58,7 @@ def find_chains(model: nn.Module, example: Inputs, found: Sequence[FoundLayer]) 
 
 
 def _candidates(model: nn.Module, example: Inputs, found: Sequence[FoundLayer]) -> list[Int8Chain]:
-    # Tensors are kept as long as the example runs, so that no identity is used twice.
+    # Tensors are kept while the example runs, so that no id is used twice.
     written: dict[int, tuple[Tensor, int, nn.ReLU | None]] = {}
     reads: list[Int8Chain] = []
     calls: Counter[nn.Module] = Counter()

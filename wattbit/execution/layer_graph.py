@@ -1,7 +1,7 @@
-"""A model's forward pass as steps, which can be begun at any switchable layer with values kept from before.
+"""A model's forward pass as steps that can start at any switchable layer, given the values kept there.
 
 The model is traced with `torch.fx`: a switchable layer is one step, and so is every module that holds none.
-The steps call the model's own modules, so kernels, folded BatchNorms, chained layers and hooks work as ever.
+The steps call the model's own modules, so kernels, folded BatchNorms, chains and hooks work as always.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from wattbit.errors import ModelError
 from wattbit.model_inputs import Inputs, map_tensors
 
 Values = dict[fx.Node, Any]
-"""What the steps so far have computed, as far as later steps read it."""
+"""What the steps have computed so far and later steps still read."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """One step: what it computes, from which values, and which of them nobody reads after it."""
+    """One step: what it computes, and the values that no later step reads."""
 
     node: fx.Node
     run: Callable[[Values], Any]
@@ -83,7 +83,7 @@ def _take(steps: tuple[_Step, ...], values: Values) -> None:
 def trace_layers(model: nn.Module, layer_names: Sequence[str], example: Inputs) -> LayerGraph:
     """Trace ``model``, which may be attached.
 
-    Not to be done while another thread runs modules: tracing replaces how modules are called.
+    Must not run while another thread runs modules: tracing replaces how modules are called.
 
     Args:
         model: The model.
@@ -93,7 +93,7 @@ def trace_layers(model: nn.Module, layer_names: Sequence[str], example: Inputs) 
     Raises:
         ModelError: If it cannot be traced, with the reason.
     """
-    # Anything can go wrong in somebody else's forward that is given proxies instead of tensors.
+    # A user's forward may fail in any way when it is given proxies instead of tensors.
     try:
         with torch.inference_mode(False), torch.no_grad():
             root = _Root(_stateless_copy(model), example)

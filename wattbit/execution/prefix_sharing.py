@@ -1,11 +1,11 @@
-"""Running many plans through one model: layers that plans begin with in common run once, not once a plan.
+"""Running many plans through one model: the first layers that plans share run once, not once per plan.
 
-Plans are sorted by the kernels of their layers, in execution order. One plan after another begins where it
-first differs from the one before, with values kept from then. Kernels are compared rather than precisions: a
-layer that writes the codes of the next one does something else than one that does not.
+Plans are sorted by the kernels of their layers, in execution order. Each plan starts at the first layer in
+which it differs from the one before, with the values kept there. Kernels are compared, not precisions: an
+int8 layer that writes codes for the next layer differs from one that does not.
 
-What comes out is what plain passes give, bit for bit: the same modules run on the same batches in the same
-order. That is tried on a few samples first; a model that is not suited is run plan by plan, and
+The outputs are those of plain passes, bit for bit: the same modules run on the same batches in the same
+order. This is tried on a few samples first; a model that cannot share is run plan by plan, and
 `PrefixSharing.refusal` says why.
 """
 
@@ -28,7 +28,7 @@ from wattbit.model_inputs import Inputs, logits_of, num_samples, select
 from wattbit.plan import PrecisionPlan
 
 MEMORY_BYTES = 512 * 2**20
-"""What values kept between plans may take by default."""
+"""Default limit for the values kept between plans."""
 
 # Samples on which sharing is tried against plain passes.
 _TRIED = 2
@@ -49,8 +49,8 @@ class _Run:
 
     Attributes:
         kernels: The plan's kernels.
-        common: Number of parts it has in common with the plan before.
-        returns: How many later plans begin at each part of this one, by part.
+        common: Number of parts it shares with the plan before.
+        returns: How many later plans start at each part of this one, by part.
     """
 
     kernels: Kernels
@@ -59,14 +59,14 @@ class _Run:
 
 
 class PrefixSharing:
-    """Runs plans of one calibrated model, sharing what they begin with.
+    """Runs plans of one calibrated model; the first layers that they share run once.
 
     Args:
         model: The model.
-        example: Inputs such as it will be run on; a few samples of them are tried.
-        memory_bytes: What values kept between plans may take, beside those before the first layer; the
-            outputs of plans that run together may take as much again. Where it is too little, the values
-            that save least are not kept: that costs time and changes no result.
+        example: Inputs like those it will run on; a few samples of them are tried.
+        memory_bytes: Limit for the values kept between plans, besides those before the first layer; the
+            outputs of plans that run together may take as much again. Where it is too small, the values
+            that save least are not kept, which costs time but changes no result.
 
     Raises:
         ConfigError: If ``memory_bytes`` is negative.
@@ -93,12 +93,12 @@ class PrefixSharing:
 
     @property
     def layer_executions(self) -> int:
-        """How often a switchable layer was run on a batch so far."""
+        """How many times a switchable layer has run on a batch."""
         return self._executed
 
     @property
     def plain_layer_executions(self) -> int:
-        """How often plain passes of the same plans would have run one."""
+        """How many times one would have run in plain passes of the same plans."""
         return self._plain
 
     def logits(
@@ -167,12 +167,12 @@ class PrefixSharing:
 
 
 def _sorted(graph: LayerGraph, kernels: Mapping[PrecisionPlan, Kernels]) -> list[_Ranked]:
-    """The plans, those that begin alike next to each other."""
+    """The plans in an order in which those that share their first layers are neighbours."""
     seen: list[dict[int, int]] = [{} for _ in graph.layers]
     ranked = []
     for plan, own in kernels.items():
         places = zip(graph.layers, seen, strict=True)
-        # What a kernel is compared by: each has one object, packed once.
+        # Kernels are compared by identity: each is packed once.
         rank = tuple(known.setdefault(id(own[layer]), len(known)) for layer, known in places)
         ranked.append(_Ranked(rank, plan, own))
     return sorted(ranked, key=lambda one: one.rank)
@@ -184,12 +184,12 @@ def _runs(ranked: Sequence[_Ranked]) -> list[_Run]:
     returns: dict[int, int] = {}
     for index in reversed(range(len(ranked))):
         runs.append(_Run(ranked[index].kernels, common[index], returns))
-        # Seen from the plan before: what lies beyond the parts in common is none of its own.
+        # For the plan before, parts beyond those in common do not count.
         returns = {part: count for part, count in returns.items() if part <= common[index]}
         returns[common[index]] = returns.get(common[index], 0) + 1
     return runs[::-1]
 
 
 def _common(a: Sequence[int], b: Sequence[int]) -> int:
-    """The length of the prefix that ``a`` and ``b`` have in common."""
+    """The length of the prefix that ``a`` and ``b`` share."""
     return next((index for index, (x, y) in enumerate(zip(a, b, strict=True)) if x != y), len(a))

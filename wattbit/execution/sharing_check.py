@@ -1,4 +1,4 @@
-"""Trying out, on a few samples, whether a model's plans can share what they begin with."""
+"""Trying on a few samples whether a model's plans can share their first layers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from wattbit.model_inputs import Inputs, map_tensors, tensors_in
 from wattbit.plan import PrecisionPlan
 
 Run = Callable[[Sequence[PrecisionPlan]], Mapping[PrecisionPlan, Tensor]]
-"""Runs plans on the samples, sharing; gives the logits of each."""
+"""Runs plans on the samples, shared; returns the logits of each."""
 
 
 def check_sharing(model: SwitchableModel, graph: LayerGraph, inputs: Inputs, run: Run) -> Tensor:
@@ -41,7 +41,7 @@ def check_sharing(model: SwitchableModel, graph: LayerGraph, inputs: Inputs, run
         raise ModelError("the forward pass writes into the model's own tensors; write it without")
     if not _same_bits(plain[plans[0]], model.logits([inputs], plans[0])):
         raise ModelError("two passes on the same samples differ; a model must not draw random numbers")
-    # What somebody else's modules do when they are called one by one is not known.
+    # A user's modules may fail in any way when they are called one by one.
     try:
         for plan in plans:
             _require_no_writes(model, graph, inputs, plan)

@@ -2,7 +2,7 @@
 
 A switchable layer keeps its module, its parameters and its name; only its ``forward`` is replaced while the
 model is attached. Which kernels are in force is one tuple, so a switch replaces one reference, whatever the
-number of layers, and a batch that has begun keeps the tuple it began with: switching is atomic between
+number of layers, and a batch under way keeps its tuple: switching is atomic between
 batches, also when several threads run batches.
 
 BatchNorm layers that directly follow a convolution are folded into its packed weights. At the reference
@@ -250,7 +250,7 @@ class SwitchableModel:
     def detach(self) -> None:
         """Give the model back as it was, bit for bit: forwards and training flags.
 
-        Waits for batches that other threads have begun; none can begin after it.
+        Waits for batches under way in other threads; none can begin after it.
 
         Raises:
             ModelError: If it is called from inside a batch of this model.

@@ -11,27 +11,9 @@ from typing import Any, Literal, get_args
 
 from wattbit.errors import BundleError, WattbitError
 from wattbit.guardrail import Guardrail
-from wattbit.judging.judgement import (
-    CandidatePlan,
-    Judgement,
-    Verdict,
-    certify_sequence,
-    feasible_before_search,
-    judge,
-)
+from wattbit.judging.judgement import Judgement, Verdict
 from wattbit.judging.noninferiority import PairedCounts, accepts
 from wattbit.storage.strict_json import dump_json, parse_json
-
-__all__ = [
-    "CERTIFICATE_SCHEMA",
-    "CandidatePlan",
-    "Certificate",
-    "Judgement",
-    "Verdict",
-    "certify_sequence",
-    "feasible_before_search",
-    "judge",
-]
 
 CERTIFICATE_SCHEMA = 1
 

@@ -108,7 +108,7 @@ def score_z(counts: PairedCounts, margin: float) -> float:
         z, standard normal for large n if the drop is the margin; infinite where the outcome is impossible.
 
     Raises:
-        GuardrailError: If the margin is no such share.
+        GuardrailError: If the margin is out of range.
     """
     if not -1.0 <= margin <= 1.0:
         raise GuardrailError(

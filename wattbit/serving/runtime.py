@@ -280,7 +280,7 @@ class PrecisionRuntime:
         return record
 
     def _write(self, event: str, **payload: Any) -> None:
-        """Append to the audit log; if that fails, inference goes on at the reference."""
+        """Append to the audit log; if that fails, inference continues at the reference."""
         audit = self._audit
         if audit is None or self._audit_lost:
             return

@@ -1,4 +1,4 @@
-"""Shadow evaluation: which batches are also run at the reference, and what their disagreement amounts to."""
+"""Shadow evaluation: which batches also run at the reference, and how much they disagree."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ class ShadowWatch:
         return self._limit_pp
 
     def due(self) -> bool:
-        """Whether the next batch is to be shadowed: evenly spread, the first one if any."""
+        """Whether to shadow the next batch: shadowed ones are spread evenly, from the first batch on."""
         with self._lock:
             done = math.ceil(self._batches * self._share)
             self._batches += 1
             return math.ceil(self._batches * self._share) > done
 
     def observe(self, disagreements: Iterable[bool]) -> bool:
-        """Take in whether each sample of a shadowed batch disagreed; True if there is cause for alarm."""
+        """Add whether each sample of a shadowed batch disagreed; True if this raises the alarm."""
         with self._lock:
             for disagreement in disagreements:
                 self._drift.update(float(disagreement))

@@ -10,7 +10,7 @@ def dump_json(data: Any) -> str:
     """``data`` as the text of a JSON file.
 
     Raises:
-        TypeError: If something in it has no place in JSON.
+        TypeError: If JSON has no form for a value in it.
         ValueError: If a number is NaN or infinite.
     """
     return json.dumps(data, indent=1, allow_nan=False) + "\n"
@@ -20,7 +20,7 @@ def parse_json(text: str | bytes) -> Any:
     """The value that a JSON ``text`` holds.
 
     Raises:
-        ValueError: If it is no JSON, holds NaN or infinity, gives a key twice or is nested too deeply.
+        ValueError: If it is not JSON, holds NaN or infinity, gives a key twice or is nested too deeply.
     """
     try:
         return json.loads(text, object_pairs_hook=_refuse_doubles, parse_constant=_refuse_constant)
@@ -38,4 +38,4 @@ def _refuse_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is no JSON number")
+    raise ValueError(f"{name} is not a JSON number")

@@ -2,7 +2,7 @@
 
 Three questions, all of which must be answered with yes: does the layer's shape fit what torch asks of the
 operation; has the device the compute capability; and does the kernel, run once on a small layer on this very
-device with this very driver, give what the emulated one gives? The last one is asked once a process.
+device with this very driver, give what the emulated one gives? The last one is asked once per process.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class CudaOperation:
 
 
 CUDA_OPERATIONS: list[CudaOperation] = []
-"""The operations of NVIDIA GPUs, one a precision."""
+"""The operations of NVIDIA GPUs, one per precision."""
 
 
 def cuda_kernel(
@@ -106,11 +106,11 @@ def works(operation: CudaOperation, device: torch.device, is_conv: bool) -> bool
             reason = str(error).partition("\n")[0]
             _log.warning("%s does not run on %s (%s): it is emulated", operation.name, device, reason)
             return False
-    # Not a number is not below anything.
+    # NaN is not below anything.
     if difference <= _TRIAL_TOLERANCE:
         return True
     _log.warning(
-        "%s on %s is off by %.3g of the output, allowed are %.3g: it is emulated",
+        "%s on %s is off by %.3g of the output, allowed is %.3g: it is emulated",
         operation.name, device, difference, _TRIAL_TOLERANCE,
     )  # fmt: skip
     return False
