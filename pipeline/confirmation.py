@@ -97,7 +97,7 @@ def _source(figures: CostModel | ModelProfile) -> tuple[str, str]:
 
 def _noted(judged: Judged, note: str) -> Judged:
     log.warning("%s", note)
-    return judged.noting(notes=(*judged.results.notes, note))
+    return replace(judged, results=replace(judged.results, notes=(*judged.results.notes, note)))
 
 
 def _confirmed_plan(plan: PlanResult, known: Mapping[str, EndToEnd]) -> PlanResult:

@@ -22,13 +22,14 @@ from report.plan_result import PlanResult
 from report.results import ReferenceResult, RunResults
 from report.tables import final_table
 from wattbit.calibration import calibration_from_json
-from wattbit.errors import BundleError, ConfigError, OutputError
+from wattbit.errors import BundleError, ConfigError
 from wattbit.execution.switchable import SwitchableModel
 from wattbit.guardrail import Guardrail
 from wattbit.plan import PrecisionPlan
 from wattbit.precision import PRECISIONS
 from wattbit.profile import ModelProfile
 from wattbit.serving.bundle import ControllerBundle, load_bundle
+from wattbit.storage.atomic_write import write_atomically
 from wattbit.storage.fingerprint import model_fingerprint
 from workloads.padding import split_batches
 from workloads.workload import Workload
@@ -81,7 +82,7 @@ def evaluate(config: DictConfig) -> None:
     asked = [plan for plan in plans if plan.method in (BUNDLED, GIVEN)]
     _tell(console, asked)
     if config.json is not None:
-        _write(Path(config.json), results)
+        write_atomically(Path(config.json), results.to_json(), "choose another file with json=FILE")
     if any(plan.verdict != "pass" for plan in asked):
         sys.exit(NOT_PASSED)
 
@@ -212,12 +213,3 @@ def _tell(console: Console, asked: Sequence[PlanResult]) -> None:
             f"{plan.method} at {plan.tolerance_pp:g} pp: {plan.verdict}: {plan.reason}",
             highlight=False, soft_wrap=True, markup=False,
         )  # fmt: skip
-
-
-def _write(path: Path, results: RunResults) -> None:
-    try:
-        path.write_text(results.to_json(), encoding="utf-8")
-    except OSError as error:
-        raise OutputError(
-            f"cannot write {path}: {error.strerror}; choose another file with json=FILE"
-        ) from None

@@ -52,10 +52,6 @@ class Judged:
     results: RunResults
     bundle: ControllerBundle
 
-    def noting(self, **changes: Any) -> Judged:
-        """The same, with these fields of the results replaced."""
-        return replace(self, results=replace(self.results, **changes))
-
 
 def judge_search(
     workload: Workload,

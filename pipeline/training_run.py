@@ -6,6 +6,7 @@ import logging
 import resource
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -113,12 +114,14 @@ class TrainingRun:
                 judged = judge_search(
                     workload, model, evaluator, comparison, agent, guardrail, _origin(config), update
                 )
-            judged = judged.noting(
+            results = replace(
+                judged.results,
                 seed=config.seed,
                 status=self._stop.status,
                 notes=tuple(self._notes),
                 energy_note=energy_note,
             )
+            judged = replace(judged, results=results)
             if profile.provenance != "modelled":
                 with self._stages.stage("confirm", "confirm end to end"):
                     judged = confirmed(judged, costs)
@@ -226,12 +229,12 @@ class TrainingRun:
             return
         plans = [
             {
-                "tolerance_pp": tolerance,
-                "energy_j": found.energy_j,
-                "search_drop_pp": found.drop_pp,
-                "precisions": dict(found.plan),
+                "tolerance_pp": t,
+                "energy_j": o.energy_j,
+                "search_drop_pp": o.drop_pp,
+                "precisions": dict(o.plan),
             }
-            for tolerance, found in best.items()
+            for t, o in best.items()
         ]
         provenance = comparison.evaluator.profile.provenance
         note = "best plans that pass the search gate so far; not certified"
@@ -244,17 +247,18 @@ class TrainingRun:
     def _export(self, judged: Judged) -> Judged:
         """Write results, report and bundle; the bundle last, because it carries the report."""
         with self._stages.stage("report", "draw the report"):
-            judged = judged.noting(
+            results = replace(
+                judged.results,
                 seconds={**self._stages.seconds, "total": time.perf_counter() - self._started},
                 peak_rss_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
             )
-            self._folder.write_text("results.json", judged.results.to_json())
-            write_report(self._folder.path, judged.results)
+            self._folder.write_text("results.json", results.to_json())
+            write_report(self._folder.path, results)
         extra = {"report.html": (self._folder.path / "report.html").read_bytes()}
         if self._folder.checkpoint.exists():
             extra["ppo.zip"] = self._folder.checkpoint.read_bytes()
         save_bundle(judged.bundle, self._folder.bundle, extra)
-        return judged
+        return replace(judged, results=results)
 
     def _check_export(self, judged: Judged, workload: Workload) -> None:
         """Load what was exported as a serving process would, and run a batch; the audit log starts here."""
