@@ -23,8 +23,9 @@ from torch import Tensor, fx, nn
 
 from wattbit.errors import DataError
 from wattbit.model_inputs import predict
-from workloads import fashion_mnist
-from workloads.fashion_mnist import CONTENT_SHA256, FashionNet, load, read_idx, read_images
+from workloads import fashion_mnist_data
+from workloads.fashion_mnist import FashionNet, load
+from workloads.fashion_mnist_data import CONTENT_SHA256, read_idx, read_images
 from workloads.workload import SPLITS
 
 CONFIG = Path(__file__).parents[1] / "conf" / "workload" / "fashion_mnist.yaml"
@@ -243,8 +244,8 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     files = contents()
     server = Server()
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr(fashion_mnist, "DEBIAN_FOLDER", tmp_path / "debian")
-    monkeypatch.setattr(fashion_mnist, "SOURCES", (server.url,))
+    monkeypatch.setattr(fashion_mnist_data, "DEBIAN_FOLDER", tmp_path / "debian")
+    monkeypatch.setattr(fashion_mnist_data, "SOURCES", (server.url,))
     for name, content in files.items():
         monkeypatch.setitem(CONTENT_SHA256, name, hashlib.sha256(content).hexdigest())
     server.offer(files)
@@ -296,7 +297,7 @@ def test_the_next_source_is_asked_where_one_fails(
     tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.answers[f"/bad/{NAMES[0]}.gz"] = gzip.compress(b"something else")
-    monkeypatch.setattr(fashion_mnist, "SOURCES", (f"{server.url}/bad", server.url))
+    monkeypatch.setattr(fashion_mnist_data, "SOURCES", (f"{server.url}/bad", server.url))
     read_all(tmp_path)
     assert len(server.requests) == 8
 
@@ -328,7 +329,7 @@ def test_no_network_is_refused_with_three_remedies(
 ) -> None:
     closed = Server()
     closed.close()
-    monkeypatch.setattr(fashion_mnist, "SOURCES", (closed.url,))
+    monkeypatch.setattr(fashion_mnist_data, "SOURCES", (closed.url,))
     with pytest.raises(DataError, match="refused") as error:
         read_all(tmp_path)
     assert_three_remedies(error)
@@ -338,7 +339,7 @@ def test_a_source_that_does_not_answer_is_given_up(
     tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.may_answer.clear()
-    monkeypatch.setattr(fashion_mnist, "TIMEOUT_S", 0.1)
+    monkeypatch.setattr(fashion_mnist_data, "TIMEOUT_S", 0.1)
     with pytest.raises(DataError, match="timed out") as error:
         read_all(tmp_path)
     assert_three_remedies(error)
@@ -348,7 +349,7 @@ def test_a_source_that_does_not_answer_is_given_up(
 def test_an_endless_file_does_not_fill_the_memory(
     tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch, content: bytes
 ) -> None:
-    monkeypatch.setattr(fashion_mnist, "MAX_BYTES", 100_000)
+    monkeypatch.setattr(fashion_mnist_data, "MAX_BYTES", 100_000)
     server.answers[f"/{NAMES[0]}.gz"] = gzip.compress(content)
     with pytest.raises(DataError, match="more than 100000 bytes"):
         read_all(tmp_path)

@@ -1,4 +1,4 @@
-"""The `fashion_transformer` workload: a small transformer on the images of `workloads.fashion_mnist`.
+"""The `fashion_transformer` workload: a small transformer on the images of `workloads.fashion_mnist_data`.
 
 A vision transformer (A. Dosovitskiy et al., 2021, arXiv:2010.11929) of two blocks that sees an image as 16
 patches; normalisation comes before each block (R. Xiong et al., 2020, arXiv:2002.04745), which trains without
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from workloads.classifier_training import log_progress
-from workloads.fashion_mnist import CLASSES, read_splits
+from workloads.fashion_mnist_data import CLASSES, read_splits
 from workloads.network_blocks import Attention, FeedForward
 from workloads.trained import trained_network
 from workloads.workload import Workload
