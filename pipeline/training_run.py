@@ -228,12 +228,7 @@ class TrainingRun:
         if all(found.plan != outcome.plan for found in best.values()):
             return
         plans = [
-            {
-                "tolerance_pp": t,
-                "energy_j": o.energy_j,
-                "search_drop_pp": o.drop_pp,
-                "precisions": dict(o.plan),
-            }
+            {"tolerance_pp": t, "energy_j": o.energy_j, "search_drop_pp": o.drop_pp, "precisions": {**o.plan}}
             for t, o in best.items()
         ]
         provenance = comparison.evaluator.profile.provenance
