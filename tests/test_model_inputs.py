@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections import namedtuple
+from collections import OrderedDict, defaultdict, namedtuple
 from typing import Any
 
 import pytest
 import tiny
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from wattbit.errors import ConfigError, DataError, ModelError
 from wattbit.model_inputs import (
@@ -21,6 +22,7 @@ from wattbit.model_inputs import (
     num_samples,
     predict,
     select,
+    tensors_in,
 )
 
 X = torch.arange(12.0).reshape(6, 2)
@@ -79,6 +81,47 @@ def test_nested_inputs_keep_their_types() -> None:
     assert isinstance(doubled[0].right, list)
     assert torch.equal(doubled[0].right[0], Y * 2)
     assert torch.equal(doubled[1]["x"], X * 2)
+
+
+class OwnDict(dict[str, Any]):
+    """A dict of a class of its own, as batches of some libraries are."""
+
+
+class OwnList(list[Any]):
+    """A list of a class of its own."""
+
+
+class Registered(OrderedDict[str, Any]):
+    """A model's output as transformers has them: a class of its own that pytree has been told of."""
+
+
+pytree.register_pytree_node(
+    Registered,
+    lambda output: (list(output.values()), list(output)),
+    lambda values, keys: Registered(zip(keys, values, strict=True)),
+)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "kept"),
+    [
+        (OrderedDict(x=X, flag=None), OrderedDict),
+        (defaultdict(list, x=[X]), dict),
+        (OwnDict(x=X, size=torch.Size([2])), dict),
+        ((OwnDict(x=OwnList([X])), 3), tuple),
+        ([Pair(OwnList([(X,)]), "a")], list),
+        (Registered(logits=X, hidden=None), Registered),
+        ({"output": Registered(states=(X, OwnDict()))}, dict),
+    ],
+)
+def test_tensors_are_found_in_containers_of_any_class(inputs: Any, kept: type) -> None:
+    assert num_samples(inputs) == 6
+    [found] = tensors_in(inputs)
+    assert found is X
+    part = select(inputs, slice(1, 3))
+    assert isinstance(part, kept)
+    [cut] = tensors_in(part)
+    assert torch.equal(cut, X[1:3])
 
 
 @pytest.mark.parametrize("inputs", [(), {}, (None, 3), {"scale": torch.tensor(1.0)}])

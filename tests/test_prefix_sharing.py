@@ -4,6 +4,7 @@ import random
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import pytest
 import tiny
@@ -156,7 +157,19 @@ def test_a_layer_that_writes_codes_for_the_next_is_not_taken_for_one_that_does_n
         assert_exact(model, PrefixSharing(model, x), [x], plans)
 
 
-def test_inputs_by_name_with_flags_and_what_is_no_number_are_run_too() -> None:
+class Pair(NamedTuple):
+    """Two inputs by name."""
+
+    left: Tensor
+    right: Tensor
+
+
+class OwnList(list[Tensor]):
+    """A list of a class of its own."""
+
+
+@pytest.mark.parametrize("pair_of", [lambda *pair: pair, Pair, lambda *pair: OwnList(pair)])
+def test_inputs_by_name_with_flags_and_what_is_no_number_are_run_too(pair_of: Callable[..., Any]) -> None:
     class Named(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -168,7 +181,7 @@ def test_inputs_by_name_with_flags_and_what_is_no_number_are_run_too() -> None:
             return {"logits": self.second(y * 2 if double else y)}
 
     x = torch.randn(8, 4)
-    inputs = {"x": x, "pair": (torch.randn(8, 4), torch.randn(8, 4)), "double": True}
+    inputs = {"x": x, "pair": pair_of(torch.randn(8, 4), torch.randn(8, 4)), "double": True}
     with attached(Named(), inputs) as model:
         sharing, plans = PrefixSharing(model, inputs), random_plans(model, 6, 0)
         assert sharing.refusal is None
