@@ -17,6 +17,7 @@ from wattbit.errors import OutputError, WattbitError
 from wattbit.judging.noninferiority import PairedCounts
 from wattbit.plan import PrecisionPlan
 from wattbit.profile import ModelProfile
+from wattbit.storage.strict_json import parse_json
 
 
 class Archive:
@@ -268,8 +269,8 @@ class Journal:
 
     def _parse(self, number: int, line: bytes, profile: ModelProfile) -> tuple[Outcome, str]:
         try:
-            return _from_record(json.loads(line), profile)
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError, WattbitError) as error:
+            return _from_record(parse_json(line), profile)
+        except (ValueError, LookupError, TypeError, AttributeError, WattbitError) as error:
             raise OutputError(
                 f"{self._path} line {number} is damaged ({error}); remove that line and resume again"
             ) from None

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from wattbit.errors import DataError
 from wattbit.profile import ModelProfile
+from wattbit.storage.strict_json import parse_json
 
 TABLE_SCHEMA = 1
 TABLES = Path(__file__).parent / "tables"
@@ -70,7 +71,7 @@ class PlanTable:
             "search_samples": self.search_samples,
             "held_out_samples": self.held_out_samples,
             "about": dict(self.about),
-            "profile": json.loads(self.profile.to_json()),
+            "profile": parse_json(self.profile.to_json()),
         }
         text = np.frombuffer(json.dumps(header, sort_keys=True).encode(), np.uint8)
         content = io.BytesIO()
@@ -133,7 +134,7 @@ def energies_j(profile: ModelProfile) -> NDArray[np.float64]:
 
 
 def _table(arrays: Mapping[str, NDArray[Any]]) -> PlanTable:
-    header = json.loads(arrays["header"].tobytes())
+    header = parse_json(arrays["header"].tobytes())
     if header["schema"] != TABLE_SCHEMA:
         raise ValueError(f"its schema is {header['schema']}, this version reads {TABLE_SCHEMA}")
     profile = ModelProfile.from_json(json.dumps(header["profile"]))

@@ -27,6 +27,7 @@ from scripts.benchmarks.search_problems import open_problem
 from wattbit.features import Context, FeatureEncoder
 from wattbit.plan import PrecisionPlan
 from wattbit.storage.atomic_write import write_atomically
+from wattbit.storage.strict_json import parse_json
 
 _SCHEMA = 1
 
@@ -165,7 +166,7 @@ def _load(cell: SearchCell, cache: Path | None) -> CellResult | None:
     path = None if cache is None else cache / cell.file_name
     if path is None or not path.exists():
         return None
-    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    record: dict[str, Any] = parse_json(path.read_bytes())
     expected = (_SCHEMA, asdict(cell), repr(GATES[cell.gate]()))
     if (record["schema"], record["cell"], record["gate"]) != expected:
         return None

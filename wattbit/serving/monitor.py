@@ -64,11 +64,6 @@ class EProcess:
         self._peak = 0.0
 
     @property
-    def limit(self) -> float:
-        """The rate of disagreement allowed, a share."""
-        return self._limit
-
-    @property
     def observations(self) -> int:
         """Number of observations so far."""
         return self._observations
