@@ -13,8 +13,9 @@ from pipeline.cli import main
 def run(config: DictConfig) -> None:
     """Evaluate; torch and the rest are imported only once the settings are known to be sound."""
     from pipeline.evaluation_run import evaluate
+    from pipeline.settings import evaluation_settings
 
-    evaluate(config)
+    evaluate(evaluation_settings(config))
 
 
 if __name__ == "__main__":

@@ -6,18 +6,27 @@ Run ``python train.py --help`` for the settings.
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from pipeline.cli import main, one_line_errors
-from pipeline.run_folder import resumed_arguments
+from pipeline.cli import main, one_line_errors, resumed_arguments
+from pipeline.run_folder import RunFolder
 
 
 def run(config: DictConfig) -> None:
     """Train; torch and the rest are imported only once the settings are known to be sound."""
-    from pipeline.training_run import train
+    from pipeline.progress import make_console
+    from pipeline.settings import training_settings
+    from pipeline.training_run import TrainingRun
 
-    train(config)
+    hydra = HydraConfig.get().runtime
+    folder = RunFolder(Path(hydra.output_dir))
+    with folder.discarded_on_failure():
+        settings = training_settings(config, hydra.choices["workload"])
+        TrainingRun(settings, folder, make_console()).run()
+    folder.publish(Path("outputs"))
 
 
 if __name__ == "__main__":

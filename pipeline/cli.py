@@ -35,7 +35,8 @@ def main(config_name: str, task: Callable[[DictConfig], None]) -> None:
             return
         if not any(argument.startswith("-") for argument in arguments):
             config = check_overrides(config_name, arguments)
-            require_writable(Path(config.hydra.run.dir), "choose another with hydra.run.dir=FOLDER")
+            if config.hydra.output_subdir is not None:  # else nothing is written there
+                require_writable(Path(config.hydra.run.dir), "choose another with hydra.run.dir=FOLDER")
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)
     def run(config: DictConfig) -> None:
@@ -53,6 +54,26 @@ def one_line_errors() -> Iterator[None]:
     except WattbitError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(USER_ERROR)
+
+
+def resumed_arguments(arguments: list[str]) -> list[str]:
+    """Command-line arguments with those of the run that ``resume=PATH`` names put in front.
+
+    Raises:
+        ConfigError: If there is no run in PATH.
+    """
+    folders = [argument.partition("=")[2] for argument in arguments if argument.startswith("resume=")]
+    if not folders or folders[-1] in ("null", ""):
+        return arguments
+    folder = Path(folders[-1])
+    record = folder / ".hydra" / "overrides.yaml"
+    if not record.is_file():
+        raise ConfigError(f"cannot resume {folder}: there is no run in it; give a folder that train.py wrote")
+    earlier = [str(item) for item in OmegaConf.load(record)]
+    own = ("resume=", "hydra.run.dir=")
+    kept = [argument for argument in earlier if not argument.startswith(own)]
+    # hydra.run.dir may hold "=" and commas, so it is quoted.
+    return [*kept, *arguments, f"hydra.run.dir='{folder}'"]
 
 
 def help_text(config_name: str) -> str:
@@ -84,32 +105,48 @@ def _explain(config_name: str, overrides: list[str], error: Exception) -> str:
         parsed = OverridesParser.create().parse_overrides(overrides)
     except (HydraException, OmegaConfBaseException):
         return f"cannot read the settings {' '.join(overrides)!r}: write key=value, lists as [a,b], no blanks"
-    for override in parsed:
-        explanation = _explain_one(config_name, override)
-        if explanation:
-            return explanation
+    # Which keys there are depends on the options chosen.
+    chosen = [str(o.input_line) for o in parsed if o.value() in group_options(o.key_or_group)]
+    with contextlib.suppress(HydraException, OmegaConfBaseException):
+        config = compose(config_name, chosen)
+        for override in parsed:
+            explanation = _explain_one(config, override)
+            if explanation:
+                return explanation
     return str(error).splitlines()[0]
 
 
-def _explain_one(config_name: str, override: Override) -> str | None:
-    key = override.key_or_group
-    value = override.value()
+def _explain_one(config: DictConfig, override: Override) -> str | None:
+    key, value = override.key_or_group, override.value()
+    if override.is_force_add():
+        return None
     options = group_options(key)
-    if options and not override.is_force_add():
+    if options:
+        choices = ", ".join(_nearest_first(value, options))
         known = value is None or value in options
-        return (
-            None if known else f"{key}={value}: no such option; choose from {_nearest_first(value, options)}"
-        )
-    config: object = compose(config_name)
+        return None if known else f"{key}={value}: no such option; choose from {choices}"
+    if override.is_add():
+        return None
+    node: object = config
     for part in key.split("."):
-        if not isinstance(config, DictConfig):
+        if not isinstance(node, DictConfig):
             return f"{key}: no such setting; the part before .{part} is a plain value"
-        if part not in config:
-            return (
-                f"{key}: no such setting; choose from {_nearest_first(part, [str(name) for name in config])}"
-            )
-        config = OmegaConf.select(config, part)
+        if part not in node:
+            names = [str(name) for name in node if not str(name).startswith("_")]
+            choices = ", ".join([*_deeper(node, part), *_nearest_first(part, names)])
+            return f"{key}: no such setting; choose from {choices}"
+        node = OmegaConf.select(node, part)
     return None
+
+
+def _deeper(node: DictConfig, wanted: str, above: str = "") -> Iterator[str]:
+    """Where below ``node`` there is a setting of the name wanted."""
+    for name in map(str, node):
+        child = node._get_node(name)
+        if isinstance(child, DictConfig):
+            if wanted in child:
+                yield f"{above}{name}.{wanted}"
+            yield from _deeper(child, wanted, f"{above}{name}.")
 
 
 def group_options(group: str) -> list[str]:
@@ -118,7 +155,6 @@ def group_options(group: str) -> list[str]:
     return sorted(path.stem for path in folder.glob("*.yaml")) if re.fullmatch(r"[\w/]+", group) else []
 
 
-def _nearest_first(value: object, choices: list[str]) -> str:
-    unique = list(dict.fromkeys(choices))
-    near = difflib.get_close_matches(str(value), unique, n=2, cutoff=0.5)
-    return ", ".join([*near, *(choice for choice in unique if choice not in near)])
+def _nearest_first(value: object, choices: list[str]) -> list[str]:
+    near = difflib.get_close_matches(str(value), choices, n=2, cutoff=0.5)
+    return [*near, *(choice for choice in choices if choice not in near)]

@@ -7,15 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hydra import compose
-from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from agents.baselines import uniform_plans
 from envs.evaluators.plan_evaluator import PlanEvaluator
-from pipeline.build import build, build_costs, build_model, build_workload, profile_model, use_threads
-from pipeline.cli import group_options
 from pipeline.collect_results import FoundPlan, assess, plan_result, reference_result
+from pipeline.energy_source import EnergySource
+from pipeline.evaluation_settings import EvaluationSettings
+from pipeline.preparation import build_model, build_workload, profile_model, use_threads
 from pipeline.progress import Stages, make_console
 from pipeline.split_evaluator import SplitEvaluator
 from report.plan_result import PlanResult
@@ -28,14 +27,13 @@ from wattbit.guardrail import Guardrail
 from wattbit.plan import PrecisionPlan
 from wattbit.precision import PRECISIONS
 from wattbit.profile import ModelProfile
-from wattbit.serving.bundle import ControllerBundle, load_bundle
+from wattbit.serving.bundle import ControllerBundle
 from wattbit.storage.atomic_write import write_atomically
 from wattbit.storage.fingerprint import model_fingerprint
 from workloads.padding import split_batches
 from workloads.workload import Workload
 
 BUNDLED, GIVEN = "bundle", "plan"
-DEFAULT_TOLERANCE_PP = 1.0
 NOT_PASSED = 1
 """Exit code if a plan that was asked about does not pass its guardrail."""
 
@@ -51,22 +49,18 @@ class Subject:
     energy_note: str
 
 
-def evaluate(config: DictConfig) -> None:
+def evaluate(settings: EvaluationSettings) -> None:
     """Judge what the settings name, print the table, and exit with 1 if a plan asked about does not pass."""
-    if config.bundle is None and config.plan is None:
-        raise ConfigError(
-            "nothing to evaluate: give bundle=FOLDER, plan=FILE.json, plan=int8, or several of them"
-        )
-    use_threads(config.threads)
+    use_threads(settings.threads)
     console = make_console()
     stages = Stages(console)
     with stages.stage("model", "load model and data"):
-        subject = _subject(config)
+        subject = _subject(settings)
     with subject.model as model:
         held = {name: split_batches(subject.workload, name) for name in ("search", "certify", "test")}
         evaluator = PlanEvaluator(model, subject.profile, *held["search"])
-        guardrail = _guardrail(config, subject.bundle, evaluator.reference_accuracy)
-        found = _plans(config, subject, guardrail)
+        guardrail = settings.guardrail.resolve(evaluator.reference_accuracy)
+        found = _plans(settings.plan, subject, guardrail)
         certify, test = (SplitEvaluator(model, *held[name]) for name in ("certify", "test"))
         plans = []
         with stages.stage("evaluate", "evaluate plans") as update:
@@ -76,86 +70,54 @@ def evaluate(config: DictConfig) -> None:
                 result = plan_result(assessed, subject.profile, certify, test)
                 plans.append(as_bundled(result, subject.bundle))
                 update(done, len(found), item.method)
-        results = _results(config.seed, subject, guardrail, reference_result(evaluator, certify, test), plans)
+        results = _results(
+            settings.seed, subject, guardrail, reference_result(evaluator, certify, test), plans
+        )
     console.print(subject.energy_note, highlight=False, soft_wrap=True, markup=False)
     console.print(final_table(results))
     asked = [plan for plan in plans if plan.method in (BUNDLED, GIVEN)]
     _tell(console, asked)
-    if config.json is not None:
-        write_atomically(Path(config.json), results.to_json(), "choose another file with json=FILE")
+    if settings.json is not None:
+        write_atomically(settings.json, results.to_json(), "choose another file with json=FILE")
     if any(plan.verdict != "pass" for plan in asked):
         sys.exit(NOT_PASSED)
 
 
-def _subject(config: DictConfig) -> Subject:
-    bundle = None if config.bundle is None else load_bundle(Path(config.bundle))
-    workload = build_workload(_workload_config(config, bundle))
-    if bundle is None:
-        return _profiled(config, workload)
+def _subject(settings: EvaluationSettings) -> Subject:
+    workload, bundle = build_workload(settings.workload), settings.source
+    if isinstance(bundle, EnergySource):
+        return _profiled(workload, bundle)
     found = model_fingerprint(workload.model)
     if found != bundle.model_fingerprint:
         raise BundleError(
-            f"{config.bundle} is for model {bundle.model_fingerprint[:12]}…, workload {workload.name} has "
-            f"{found[:12]}…; give the workload and the seed it was trained with"
+            f"{settings.bundle_folder} is for model {bundle.model_fingerprint[:12]}…, workload "
+            f"{workload.name} has {found[:12]}…; give the workload and the seed it was trained with"
         )
-    model = build_model(workload, list(bundle.profile.precisions))
+    model = build_model(workload, bundle.profile.precisions)
     if model.layer_names != bundle.profile.layer_names:
-        raise BundleError(f"{config.bundle} is for a model with other layers than workload {workload.name}")
+        raise BundleError(
+            f"{settings.bundle_folder} is for a model with other layers than workload {workload.name}"
+        )
     model.load_calibration(calibration_from_json(bundle.calibration_json))
     note = f"Energy is {bundle.profile.provenance} for {bundle.profile.device}, as in the bundle."
     return Subject(workload, model, bundle.profile, bundle, note)
 
 
-def _profiled(config: DictConfig, workload: Workload) -> Subject:
-    make_costs, note = build_costs(_group(config, "energy", "auto"))
+def _profiled(workload: Workload, energy: EnergySource) -> Subject:
     model = build_model(workload, list(PRECISIONS))
-    profile, _ = profile_model(model, workload, make_costs)
-    return Subject(workload, model, profile, None, note)
+    profile, _ = profile_model(model, workload, energy.costs)
+    return Subject(workload, model, profile, None, energy.note)
 
 
-def _guardrail(config: DictConfig, bundle: ControllerBundle | None, reference_accuracy: float) -> Guardrail:
-    """The limits named on the command line, else those the bundle was certified against, else the default."""
-    if bundle is not None and config.get("guardrail") is None and bundle.certificates:
-        own = [certificate.guardrail for certificate in bundle.certificates]
-        return min(own, key=lambda guardrail: abs(guardrail.tolerance_pp - DEFAULT_TOLERANCE_PP))
-    guardrail: Guardrail = build(_group(config, "guardrail", "default")).resolve(reference_accuracy)
-    return guardrail
-
-
-def _workload_config(config: DictConfig, bundle: ControllerBundle | None) -> DictConfig:
-    """The workload named on the command line, else the bundle's with the arguments it was made with."""
-    if bundle is None or config.get("workload") is not None:
-        return _group(config, "workload", "digits")
-    name = bundle.workload.get("name")
-    if name not in group_options("workload"):
-        raise BundleError(
-            f"{config.bundle} was made for workload {name!r}, which conf/workload has no file for; add it"
-        )
-    node = _group(config, "workload", str(name), from_default=True)
-    arguments = {key: value for key, value in bundle.workload.get("arguments", {}).items() if key in node}
-    arguments.pop("cache_dir", None)  # where data are kept is this machine's business
-    return OmegaConf.merge(node, arguments)  # type: ignore[return-value]
-
-
-def _group(config: DictConfig, group: str, default: str, *, from_default: bool = False) -> DictConfig:
-    """The option chosen for ``group``, or ``default`` with this run's seed and cache folder."""
-    if config.get(group) is not None and not from_default:
-        node: DictConfig = config[group]
-        return node
-    overrides = [f"{group}={default}", f"seed={config.seed}", f"cache_dir='{config.cache_dir}'"]
-    composed: DictConfig = compose("evaluate", overrides)[group]
-    return composed
-
-
-def _plans(config: DictConfig, subject: Subject, guardrail: Guardrail) -> list[FoundPlan]:
+def _plans(asked: str | None, subject: Subject, guardrail: Guardrail) -> list[FoundPlan]:
     """The plans asked about first, then the baselines, at every tolerance there is a plan for."""
     profile, bundle = subject.profile, subject.bundle
     found: list[FoundPlan] = []
     if bundle is not None:
         found += [FoundPlan(BUNDLED, plan.tolerance_pp, plan.plan, None, None) for plan in bundle.plans]
     tolerances = {plan.tolerance_pp for plan in bundle.compared} if bundle else {guardrail.tolerance_pp}
-    if config.plan is not None:
-        plan = profile.require_plan(read_plan(str(config.plan), profile.layer_names))
+    if asked is not None:
+        plan = profile.require_plan(read_plan(asked, profile.layer_names))
         found.append(FoundPlan(GIVEN, guardrail.tolerance_pp, plan, None, None))
     for tolerance in sorted({*tolerances, *(item.tolerance_pp for item in found)}):
         uniform = uniform_plans(profile)

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
-
-from omegaconf import DictConfig, OmegaConf
 
 from envs.evaluators.evaluator import Outcome
 from envs.evaluators.parallel_evaluator import ParallelEvaluator
 from envs.evaluators.plan_evaluator import PlanEvaluator
-from pipeline.build import build_model, build_workload, plain, use_threads
+from pipeline.preparation import build_model, build_workload, use_threads
 from wattbit.calibration import calibration_from_json, calibration_to_json
 from wattbit.errors import ConfigError
 from wattbit.execution.switchable import SwitchableModel
@@ -25,10 +22,10 @@ from workloads.workload import Workload
 
 @dataclass(frozen=True, slots=True)
 class EvaluatorFactory:
-    """Builds a run's evaluator again in another process; plain values only, so that it can be sent there.
+    """Builds a run's evaluator again in another process; small enough to be sent there.
 
     Attributes:
-        workload: The workload's settings.
+        load: Loads the workload.
         precisions: The precisions that the run offers.
         profile_json: The run's profile.
         calibration_json: The run's calibration.
@@ -37,7 +34,7 @@ class EvaluatorFactory:
         threads: torch's intra-op threads, as many as in the run: results are to be the same.
     """
 
-    workload: Mapping[str, Any]
+    load: Callable[[], Workload]
     precisions: tuple[str, ...]
     profile_json: str
     calibration_json: str
@@ -52,7 +49,7 @@ class EvaluatorFactory:
             ConfigError: If the workload is another one each time it is loaded.
         """
         use_threads(self.threads)
-        workload = build_workload(OmegaConf.create(dict(self.workload)))
+        workload = build_workload(self.load)
         split = workload.splits["search"]
         found = model_fingerprint(workload.model), split.fingerprint()
         if found != (self.model_fingerprint, self.search_fingerprint):
@@ -67,48 +64,40 @@ class EvaluatorFactory:
         )
 
 
-def require_workers(workers: Any) -> int:
-    """Check the number of processes that evaluate plans.
-
-    Raises:
-        ConfigError: If it is no whole number from 1 on.
-    """
-    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
-        raise ConfigError(f"workers is {workers!r}, must be a whole number, at least 1")
-    return workers
-
-
 def build_evaluator(
-    config: DictConfig,
     model: SwitchableModel,
     workload: Workload,
     profile: ModelProfile,
     known: Mapping[PrecisionPlan, Outcome],
+    *,
+    load: Callable[[], Workload],
+    workers: int,
+    threads: int,
 ) -> PlanEvaluator:
-    """The evaluator on ``search``, with ``config.workers`` processes.
+    """The evaluator on ``search``, with worker processes if there are to be several.
 
     Args:
-        config: The run's settings.
         model: The workload's model, calibrated.
         workload: The workload.
         profile: Its profile.
         known: Outcomes from an earlier run.
+        load: Loads the workload again in a worker; can be pickled.
+        workers: Processes that evaluate plans.
+        threads: torch's threads in each.
     """
     parts, labels = split_batches(workload, "search")
-    if config.workers == 1:
+    if workers == 1:
         return PlanEvaluator(model, profile, parts, labels, known=known)
     factory = EvaluatorFactory(
-        workload=plain(config.workload),
+        load=load,
         precisions=tuple(precision.name for precision in model.precisions),
         profile_json=profile.to_json(),
         calibration_json=calibration_to_json(model.calibration),
         model_fingerprint=model_fingerprint(workload.model),
         search_fingerprint=workload.splits["search"].fingerprint(),
-        threads=config.threads,
+        threads=threads,
     )
-    return ParallelEvaluator(
-        model, profile, parts, labels, factory=factory, workers=config.workers, known=known
-    )
+    return ParallelEvaluator(model, profile, parts, labels, factory=factory, workers=workers, known=known)
 
 
 @contextmanager

@@ -14,10 +14,9 @@ from wattbit.profile import ModelProfile
 from wattbit.storage.atomic_write import write_atomically
 from wattbit.storage.strict_json import dump_json, parse_json
 
-_HYDRA = ".hydra"
 _STATE_SCHEMA = 2
 # What a run has written when it fails before it found anything.
-_WORTHLESS = {_HYDRA, "train.log", "tensorboard"}
+_WORTHLESS = {".hydra", "train.log", "tensorboard"}
 
 
 class RunFolder:
@@ -115,25 +114,3 @@ class RunFolder:
                     with contextlib.suppress(OSError):
                         parent.rmdir()  # only if empty
             raise
-
-
-def resumed_arguments(arguments: list[str]) -> list[str]:
-    """Command-line arguments with those of the run that ``resume=PATH`` names put in front.
-
-    Raises:
-        ConfigError: If there is no run in PATH.
-    """
-    folders = [argument.partition("=")[2] for argument in arguments if argument.startswith("resume=")]
-    if not folders or folders[-1] in ("null", ""):
-        return arguments
-    folder = Path(folders[-1])
-    record = folder / _HYDRA / "overrides.yaml"
-    if not record.is_file():
-        raise ConfigError(f"cannot resume {folder}: there is no run in it; give a folder that train.py wrote")
-    from omegaconf import OmegaConf
-
-    earlier = [str(item) for item in OmegaConf.load(record)]
-    own = ("resume=", "hydra.run.dir=")
-    kept = [argument for argument in earlier if not argument.startswith(own)]
-    # hydra.run.dir may hold "=" and commas, so it is quoted.
-    return [*kept, *arguments, f"hydra.run.dir='{folder}'"]

@@ -7,12 +7,9 @@ import resource
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from functools import partial
 
 import torch
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
 from rich.console import Console
 
 from agents.archive import Journal
@@ -23,103 +20,81 @@ from agents.search_method import SearchMethod
 from agents.stopping import StopRule
 from envs.evaluators.evaluator import Outcome
 from envs.evaluators.plan_evaluator import PlanEvaluator
-from envs.gate import SearchGate
-from pipeline.build import (
-    CostFactory,
-    build,
-    build_costs,
-    build_model,
-    build_workload,
-    plain,
-    profile_model,
-    use_threads,
-)
 from pipeline.confirmation import certificate_record, confirmed
-from pipeline.evaluator_factory import build_evaluator, require_workers, workers_ended
+from pipeline.evaluator_factory import build_evaluator, workers_ended
 from pipeline.judge_search import Judged, judge_search
-from pipeline.progress import Stages, make_console
+from pipeline.preparation import build_model, build_workload, profile_model, use_threads
+from pipeline.progress import Stages
 from pipeline.run_folder import RunFolder
 from pipeline.signals import stop_on_signals
+from pipeline.training_settings import TrainingSettings
 from report.html_report import write_report
 from report.tables import full_screen, last_screen
 from wattbit.audit.log import AuditLog
 from wattbit.calibration import calibration_from_json, calibration_to_json
-from wattbit.errors import GuardrailError, PrecisionError
-from wattbit.execution.switchable import REFERENCE, SwitchableModel
+from wattbit.execution.switchable import SwitchableModel
 from wattbit.guardrail import Guardrail
 from wattbit.judging.judgement import feasible_before_search
 from wattbit.model_inputs import call_model, logits_of, predict, select
-from wattbit.precision import parse_precisions
 from wattbit.profile import ModelProfile
 from wattbit.profiling.profiler import CostModel
 from wattbit.serving.bundle import load_bundle, save_bundle
 from wattbit.serving.controller import PrecisionController
-from wattbit.serving.runtime import PrecisionRuntime
 from wattbit.storage.fingerprint import model_fingerprint
 from workloads.workload import Workload
 
 log = logging.getLogger("wattbit.train")
 
 
-def train(config: DictConfig) -> None:
-    """Run every stage and leave the results in Hydra's output folder."""
-    folder = RunFolder(Path(HydraConfig.get().runtime.output_dir))
-    with folder.discarded_on_failure():
-        TrainingRun(config, folder, make_console()).run()
-    folder.publish(Path("outputs"))
-
-
 class TrainingRun:
     """One run of train.py: profile, learn, compare, certify, export, report.
 
     Args:
-        config: The settings.
+        settings: What to do.
         folder: Where everything is written.
         console: What people see.
     """
 
-    def __init__(self, config: DictConfig, folder: RunFolder, console: Console) -> None:
+    def __init__(self, settings: TrainingSettings, folder: RunFolder, console: Console) -> None:
         self._started = time.perf_counter()
-        self._config = config
+        self._settings = settings
         self._folder = folder
         self._console = console
         self._stages = Stages(console)
         self._notes: list[str] = []
-        self._stop = StopRule(config.time_limit_s)
+        self._stop = StopRule(settings.time_limit_s)
 
     def run(self) -> None:
         """Run every stage."""
-        config = self._config
-        use_threads(config.threads)
-        require_workers(config.workers)
-        names = require_precisions(config.precisions.names)
-        tolerances = require_tolerances(config.tolerances_pp)
-        guardrail = build(config.guardrail)
-        make_costs, energy_note = build_costs(config.energy)
-        self._say(energy_note)
+        settings = self._settings
+        use_threads(settings.threads)
+        self._say(settings.energy.note)
         with self._stages.stage("model", "load model and data"):
-            workload = build_workload(config.workload)
+            workload = build_workload(settings.workload)
         self._say(f"Workload {workload.name}: {workload.description}.")
-        with build_model(workload, names) as model:
-            profile, costs = self._profile(model, workload, make_costs)
+        with build_model(workload, settings.precisions) as model:
+            profile, costs = self._profile(model, workload)
             known = {outcome.plan: outcome for outcome, _ in Journal(self._folder.journal).read(profile)}
-            evaluator = build_evaluator(config, model, workload, profile, known)
+            evaluator = build_evaluator(
+                model, workload, profile, known,
+                load=settings.workload, workers=settings.workers, threads=settings.threads,
+            )  # fmt: skip
             if evaluator.sharing.refusal:
                 self._say(f"Plans share no work, each runs by itself: {evaluator.sharing.refusal}.")
-            guardrail = guardrail.resolve(evaluator.reference_accuracy)
-            tolerances = with_tolerance(tolerances, guardrail.tolerance_pp)
+            guardrail = settings.guardrail.resolve(evaluator.reference_accuracy)
+            tolerances = with_tolerance(settings.tolerances_pp, guardrail.tolerance_pp)
             self._note_hopeless_tolerances(len(workload.splits["certify"]), tolerances, guardrail)
             comparison, agent = self._search(evaluator, tolerances, guardrail)
             with self._stages.stage("certify", "certify and compare") as update:
                 judged = judge_search(
-                    workload, model, evaluator, comparison, agent, guardrail, _origin(config), update
+                    workload, model, evaluator, comparison, agent, guardrail, settings.origin, update
                 )
             results = replace(
                 judged.results,
-                seed=config.seed,
+                seed=settings.seed,
                 status=self._stop.status,
                 notes=tuple(self._notes),
-                energy_note=energy_note,
+                energy_note=settings.energy.note,
             )
             judged = replace(judged, results=results)
             if profile.provenance != "modelled":
@@ -127,15 +102,15 @@ class TrainingRun:
                     judged = confirmed(judged, costs)
         judged = self._export(judged)
         self._check_export(judged, workload)
-        self._console.print(full_screen(judged.results) if config.verbose else last_screen(judged.results))
+        show = full_screen if settings.verbose else last_screen
+        self._console.print(show(judged.results))
         for name in ("report.html", "results.json", "bundle"):
             self._say(f"{name:<13}{self._folder.path / name}")
 
     # --- profile ----------------------------------------------------------------------------------------
 
-    def _profile(
-        self, model: SwitchableModel, workload: Workload, make_costs: CostFactory
-    ) -> tuple[ModelProfile, CostModel]:
+    def _profile(self, model: SwitchableModel, workload: Workload) -> tuple[ModelProfile, CostModel]:
+        make_costs = self._settings.energy.costs
         if workload.sensitivity == "adjoint":
             self._notes.append("sensitivities are estimated from derivatives; large ones are measured")
         fingerprint = model_fingerprint(workload.model)
@@ -149,7 +124,7 @@ class TrainingRun:
                 model,
                 workload,
                 make_costs,
-                workers=self._config.workers,
+                workers=self._settings.workers,
                 progress=lambda done, total: update(done, total, ""),
             )
         self._folder.save_state(fingerprint, profile, calibration_to_json(model.calibration))
@@ -170,7 +145,7 @@ class TrainingRun:
         self, evaluator: PlanEvaluator, tolerances: tuple[float, ...], guardrail: Guardrail
     ) -> tuple[SearchComparison, PPO]:
         profile = evaluator.profile
-        gate: SearchGate = build(self._config.env.gate)
+        gate = self._settings.gate
         with (
             Journal(self._folder.journal) as journal,
             stop_on_signals(self._stop, self._console),
@@ -189,11 +164,11 @@ class TrainingRun:
             comparison.restore(journal.read(profile))
             comparison.on_new = lambda outcome, method: self._keep_best(comparison, outcome)
             going = self._run_baselines(comparison, len(profile.precisions))
-            agent = self._agent(comparison.pp_per_nat(), gate, tolerances)
+            agent = self._agent(comparison.pp_per_nat(), tolerances)
             if going:
                 with self._stages.stage("train", "train the policy") as self._update:
-                    budget = self._config.budget.agent
-                    going = comparison.run(agent, budget, self._config.seed, seeded=True)
+                    budget = self._settings.agent_budget
+                    going = comparison.run(agent, budget, self._settings.seed, seeded=True)
         if not going:
             self._say(f"Search stopped early ({self._stop.status}); going on with the best plans so far.")
         return comparison, agent
@@ -205,22 +180,20 @@ class TrainingRun:
         with self._stages.stage("compare", "evaluate baselines") as self._update:
             for method in baselines:
                 # Uniform plans are few, and a comparison without them would say nothing.
-                budget = uniform_plans if method.name == "uniform" else self._config.budget.baseline
-                going = going and comparison.run(method, budget, self._config.seed)
+                budget = uniform_plans if method.name == "uniform" else self._settings.baseline_budget
+                going = going and comparison.run(method, budget, self._settings.seed)
         return going
 
-    def _agent(self, pp_per_nat: float, gate: SearchGate, tolerances: Sequence[float]) -> PPO:
-        low, high = self._config.env.tolerance_range_pp
+    def _agent(self, pp_per_nat: float, tolerances: Sequence[float]) -> PPO:
+        env = self._settings.env
+        low, high = env.arguments["tolerance_range_pp"]
         # Wide enough for every tolerance asked for: beyond it the policy would extrapolate.
         widened = [min(low, *tolerances), max(high, *tolerances)]
-        settings = {"pp_per_nat": pp_per_nat, "gate": gate, "tolerance_range_pp": widened}
-        agent: PPO = build(
-            self._config.agent,
-            make_env=build(self._config.env, _partial_=True, **settings),
+        return self._settings.agent(
+            make_env=partial(env, pp_per_nat=pp_per_nat, tolerance_range_pp=widened),
             tensorboard_log=str(self._folder.tensorboard),
             checkpoint=str(self._folder.checkpoint),
         )
-        return agent
 
     def _keep_best(self, comparison: SearchComparison, outcome: Outcome) -> None:
         """Keep the best feasible plans on disk at any moment."""
@@ -262,8 +235,7 @@ class TrainingRun:
                 audit.append("certificate", certificate_record(plan, judged.results))
         batch = select(workload.splits["test"].inputs, slice(0, workload.batch_size))
         expected = predict(workload.model, batch, workload.batch_size)
-        runtime: PrecisionRuntime = build(
-            self._config.runtime,
+        runtime = self._settings.runtime(
             controller=PrecisionController(load_bundle(self._folder.bundle)),
             model=workload.model,
             tolerance_pp=max((plan.tolerance_pp for plan in judged.bundle.plans), default=1.0),
@@ -278,39 +250,8 @@ class TrainingRun:
         self._console.print(message, highlight=False, soft_wrap=True, markup=False)
 
 
-def require_precisions(names: Sequence[str]) -> list[str]:
-    """Check the precisions to offer.
-
-    Raises:
-        PrecisionError: If one is unknown or given twice, or the reference does not come first.
-    """
-    known = [precision.name for precision in parse_precisions(names)]
-    if known[0] != REFERENCE:
-        raise PrecisionError(
-            f"precisions start with {known[0]!r}; the reference {REFERENCE!r} must come first"
-        )
-    return known
-
-
-def require_tolerances(values: Sequence[float]) -> tuple[float, ...]:
-    """Check the tolerances to serve.
-
-    Raises:
-        GuardrailError: If one is not above 0, or there is none.
-    """
-    if not values:
-        raise GuardrailError("tolerances_pp is empty, needs at least one; [0.25,0.5,1,2] is the default")
-    return tuple(Guardrail(float(value)).tolerance_pp for value in values)
-
-
 def with_tolerance(tolerances: Sequence[float], own_pp: float) -> tuple[float, ...]:
     """The tolerances and the guardrail's own, ascending; one that prints like another is not added."""
     printed = {f"{tolerance:g}" for tolerance in tolerances}
     added = [] if f"{own_pp:g}" in printed else [own_pp]
     return tuple(sorted({*tolerances, *added}))
-
-
-def _origin(config: DictConfig) -> dict[str, Any]:
-    """How to make the workload again: its option and the arguments it was loaded with."""
-    arguments = {key: value for key, value in plain(config.workload).items() if key != "_target_"}
-    return {"name": HydraConfig.get().runtime.choices["workload"], "arguments": arguments}

@@ -10,8 +10,8 @@ from types import ModuleType
 
 from rich.console import Console
 
-from pipeline.build import use_threads
 from pipeline.cli import one_line_errors
+from pipeline.preparation import use_threads
 from scripts import CommandParser
 from scripts.benchmarks import BENCHMARKS, Benchmark, find_benchmark
 from scripts.benchmarks.console_tables import show

@@ -21,8 +21,10 @@ from numpy.typing import NDArray
 import wattbit
 from envs.grouping import Groups, group_profile, layer_plan
 from envs.plan_table import TABLES, PlanTable, energies_j
-from pipeline.build import CostFactory, build_costs, build_workload, use_threads
-from pipeline.cli import check_overrides, one_line_errors
+from pipeline.cli import one_line_errors
+from pipeline.energy_source import CostFactory
+from pipeline.preparation import build_workload, use_threads
+from pipeline.settings import compose_training
 from scripts import CommandParser
 from scripts.exhaustive_tables.plan_counts import PlanCounter, PlanCounts
 from scripts.exhaustive_tables.table_recipes import PRECISIONS, RECIPES
@@ -76,10 +78,9 @@ def build_table(options: argparse.Namespace) -> PlanTable:
         WattbitError: If the workload cannot be loaded, or a split has too few samples.
     """
     recipe = RECIPES[options.table]
-    config = check_overrides("train", [f"workload={recipe.workload}", "energy=modelled", *options.overrides])
-    make_costs, note = build_costs(config.energy)
-    print(note)
-    workload = build_workload(config.workload)
+    settings = compose_training([f"workload={recipe.workload}", "energy=modelled", *options.overrides])
+    print(settings.energy.note)
+    workload = build_workload(settings.workload)
     print(f"Workload {workload.name}: {workload.description}.")
     parts = {
         "search": _first(workload, "search", options.search),
@@ -91,7 +92,7 @@ def build_table(options: argparse.Namespace) -> PlanTable:
         calibrate = workload.splits["calibrate"]
         model.calibrate(batches(calibrate.inputs, options.batch))
         profile = group_profile(
-            _layer_profile(model, make_costs, calibrate, options.batch),
+            _layer_profile(model, settings.energy.costs, calibrate, options.batch),
             recipe.groups,
             _sensitivities(model, recipe.groups, calibrate, options.batch),
         )
@@ -107,7 +108,7 @@ def build_table(options: argparse.Namespace) -> PlanTable:
         held_out_plan_only=_narrow(counts["held_out"].plan_only),
         search_samples=len(parts["search"]),
         held_out_samples=len(parts["held_out"]),
-        about=_about(options.table, workload, recipe.groups, int(config.seed), counts),
+        about=_about(options.table, workload, recipe.groups, settings.seed, counts),
     )
 
 

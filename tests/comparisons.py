@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from fake_machine import FakeMachine, FakeMeter
 
-from wattbit.energy.protocol import EnergyComparison, compare
+from wattbit.energy.energy_comparison import EnergyComparison
+from wattbit.energy.interleaved import compare
+from wattbit.energy.measurement_protocol import MeasurementProtocol
 
 
 def compared(
@@ -20,8 +22,7 @@ def compared(
         FakeMeter(machine, shortest_s),
         lambda: machine.work(reference_s),
         lambda: machine.work(candidate_s, share),
-        window_s=window_s,
-        trials=trials,
+        MeasurementProtocol(window_s=window_s, trials=trials),
         clock=machine.clock,
     )
 

@@ -95,8 +95,8 @@ def test_worker_processes_change_nothing_but_the_time(checkout: Path, finished: 
 
 def test_with_a_meter_what_is_deployed_is_metered_end_to_end(checkout: Path, finished: Path) -> None:
     metered = run_python(
-        checkout, "train.py", *QUICK, "energy=estimated", "energy.trials=2", "energy.window_s=0.001",
-        "verbose=true", "hydra.run.dir=outputs/metered",
+        checkout, "train.py", *QUICK, "energy=estimated", "energy.protocol.trials=2",
+        "energy.protocol.window_s=0.001", "verbose=true", "hydra.run.dir=outputs/metered",
     )  # fmt: skip
     assert metered.returncode == 0, metered.stderr
     results = load_results(checkout / "outputs" / "metered")
@@ -112,7 +112,12 @@ def test_with_a_meter_what_is_deployed_is_metered_end_to_end(checkout: Path, fin
     assert not any(plan.confirmation for plan in load_results(finished).plans)
 
 
+def files_in(folder: Path) -> set[Path]:
+    return {path for path in folder.rglob("*") if "__pycache__" not in path.parts}
+
+
 def test_a_bundle_is_judged_again_with_the_same_verdicts(checkout: Path, finished: Path) -> None:
+    before = files_in(checkout)
     judged = run_python(checkout, "evaluate.py", f"bundle={finished / 'bundle'}", "json=judged.json")
     assert judged.returncode == 0, judged.stdout + judged.stderr
     again = RunResults.from_json((checkout / "judged.json").read_bytes())
@@ -122,6 +127,8 @@ def test_a_bundle_is_judged_again_with_the_same_verdicts(checkout: Path, finishe
         assert deployed is not None
         assert plan.certify_drop_pp == deployed.certify_drop_pp
         assert plan.verdict == "pass"
+    # Nothing is written but what was asked for.
+    assert files_in(checkout) - before == {checkout / "judged.json"}
 
 
 def test_a_plan_that_loses_too_much_is_exit_code_1(checkout: Path, finished: Path) -> None:
@@ -140,7 +147,7 @@ BAD_TRAINING = {
     "time_limit_s=0": "time_limit_s",
     "workers=0": "workers is 0",
     "resume=/nonexistent": "/nonexistent",
-    "energy.model.data.mac_pj.fp32.value=-1": "fp32",
+    "energy.device.mac_pj.fp32.value=-1": "fp32",
 }
 
 

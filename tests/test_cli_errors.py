@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cli import USER_ERROR, check_overrides, one_line_errors
-from pipeline.run_folder import resumed_arguments
+from pipeline.cli import USER_ERROR, check_overrides, one_line_errors, resumed_arguments
 from wattbit.errors import ConfigError, OutputError
 from wattbit.storage.writable import require_writable
 
@@ -29,6 +28,17 @@ def test_a_typo_names_itself_and_the_valid_choices(override: str, mentions: list
     message = str(caught.value)
     assert "\n" not in message
     assert all(word in message for word in mentions), message
+
+
+def test_what_is_right_is_not_blamed_for_what_is_wrong_beside_it() -> None:
+    with pytest.raises(ConfigError, match=r"^sead: no such setting"):
+        check_overrides("train", ["workload=fashion_mnist", "workload.data_dir=x", "+agent.more=1", "sead=3"])
+
+
+def test_a_setting_that_lies_deeper_is_named_by_its_path() -> None:
+    with pytest.raises(ConfigError, match=r"choose from protocol\.trials, ") as caught:
+        check_overrides("train", ["energy=rapl", "energy.trials=8"])
+    assert "_target_" not in str(caught.value)
 
 
 def test_the_nearest_choice_comes_first() -> None:

@@ -11,6 +11,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from pipeline.energy_source import auto_energy, modelled_energy
 from wattbit.energy.device_model import DeviceModel
 from wattbit.energy.time_power import TimePowerMeter
 from wattbit.precision import PRECISIONS
@@ -136,9 +137,9 @@ def test_a_wider_significand_never_multiplies_for_less(name: str) -> None:
 @pytest.mark.parametrize("table", TABLES)
 def test_options_build_the_declared_device(option: str, table: str) -> None:
     energy = energy_option(f"+energy={option}", f"energy/device={table}")
-    assert energy.name == option
-    model = instantiate(energy.model, _convert_="all")
-    assert model == DeviceModel.from_table(load(table))
+    assert energy._target_ == f"pipeline.energy_source.{option}_energy"
+    device: Any = OmegaConf.to_container(energy.device)
+    assert DeviceModel.from_table(device) == DeviceModel.from_table(load(table))
 
 
 @pytest.mark.parametrize("option", ["modelled", "auto"])
@@ -148,8 +149,8 @@ def test_the_device_is_edge_7nm_unless_another_is_named(option: str) -> None:
 
 def test_the_estimated_option_builds_a_meter_that_says_where_its_watts_come_from() -> None:
     energy = energy_option("+energy=estimated")
-    assert energy.name == "estimated"
-    meter = instantiate(energy.meter, _convert_="all")
+    assert energy._target_ == "pipeline.energy_source.metered_energy"
+    meter = instantiate(energy.meter, _convert_="all")()
     assert isinstance(meter, TimePowerMeter)
     assert "assumption" in energy.meter.source
     assert energy.meter.watts == 280 / 64
@@ -159,10 +160,11 @@ def test_the_estimated_option_builds_a_meter_that_says_where_its_watts_come_from
     ("option", "key", "target"),
     [
         ("estimated", "meter", TimePowerMeter),
-        ("modelled", "model", DeviceModel.from_table),
-        ("auto", "model", DeviceModel.from_table),
+        ("modelled", None, modelled_energy),
+        ("auto", None, auto_energy),
     ],
 )
-def test_keys_of_an_option_are_arguments_of_what_it_builds(option: str, key: str, target: Any) -> None:
-    arguments = set(OmegaConf.to_container(energy_option(f"+energy={option}")[key]))  # type: ignore[arg-type]
-    assert arguments - {"_target_"} <= set(inspect.signature(target).parameters)
+def test_keys_of_an_option_are_arguments_of_what_it_builds(option: str, key: str | None, target: Any) -> None:
+    energy = energy_option(f"+energy={option}")
+    arguments = {str(name) for name in (energy if key is None else energy[key])}
+    assert arguments - {"_target_", "_partial_"} <= set(inspect.signature(target).parameters)

@@ -10,11 +10,11 @@ import pytest
 import torch
 from fake_nvml import FakeGpu, FakeNvml
 from fake_powercap import FakePowercap
-from omegaconf import DictConfig
 from torch import Tensor
 
-from pipeline.build import build_costs
 from pipeline.cli import check_overrides, one_line_errors
+from pipeline.energy_source import EnergySource
+from pipeline.settings import build
 from wattbit.energy import auto
 from wattbit.energy.auto import choose_meter, counters
 from wattbit.energy.device_model import DeviceModel, MemoryLevel
@@ -53,30 +53,32 @@ def must_not_run() -> EnergyMeter:
 
 
 def test_the_first_counter_that_can_be_built_is_taken() -> None:
-    choice = choose_meter([("first", works), ("second", must_not_run)], FALLBACK)
-    assert choice.meter is METER
-    assert choice.reason == "Energy is estimated by first on toy counter."
+    meter, reason = choose_meter([("first", works), ("second", must_not_run)], FALLBACK)
+    assert meter is METER
+    assert reason == "Energy is estimated by first on toy counter."
 
 
 def test_counters_passed_over_are_named_with_their_reasons() -> None:
-    choice = choose_meter([("nvml", refuses("no driver;\ninstall one.")), ("rapl", works)], FALLBACK)
-    assert choice.meter is METER
+    meter, reason = choose_meter([("nvml", refuses("no driver;\ninstall one.")), ("rapl", works)], FALLBACK)
+    assert meter is METER
     expected = "by rapl on toy counter, as others cannot measure here (nvml: no driver; install one)."
-    assert choice.reason.endswith(expected)
+    assert reason.endswith(expected)
 
 
 def test_without_a_counter_the_declared_device_is_modelled_and_the_sentence_says_why() -> None:
-    choice = choose_meter([("nvml", refuses("no driver")), ("rapl", refuses("not readable"))], FALLBACK)
-    assert choice.meter is FALLBACK
-    assert choice.reason.startswith("Energy is modelled for toy_device, ")
-    assert "nvml: no driver; rapl: not readable" in choice.reason
-    assert "\n" not in choice.reason
+    meter, reason = choose_meter(
+        [("nvml", refuses("no driver")), ("rapl", refuses("not readable"))], FALLBACK
+    )
+    assert meter is FALLBACK
+    assert reason.startswith("Energy is modelled for toy_device, ")
+    assert "nvml: no driver; rapl: not readable" in reason
+    assert "\n" not in reason
 
 
 def test_without_candidates_the_declared_device_is_modelled() -> None:
-    choice = choose_meter([], FALLBACK)
-    assert choice.meter is FALLBACK
-    assert choice.reason == "Energy is modelled for toy_device, as no counter was looked for."
+    meter, reason = choose_meter([], FALLBACK)
+    assert meter is FALLBACK
+    assert reason == "Energy is modelled for toy_device, as no counter was looked for."
 
 
 def test_an_error_that_is_no_meter_error_is_not_hidden() -> None:
@@ -89,9 +91,9 @@ def test_an_error_that_is_no_meter_error_is_not_hidden() -> None:
 
 def refusals(model_device: str) -> dict[str, str]:
     told = {}
-    for name, build in counters(model_device):
+    for name, make in counters(model_device):
         with pytest.raises(MeterError) as refused:
-            build()
+            make()
         told[name] = str(refused.value)
     return told
 
@@ -120,10 +122,10 @@ def test_a_counter_of_a_device_that_the_model_is_not_on_is_no_counter() -> None:
 def test_a_gpu_s_counter_is_taken_for_a_model_on_that_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     FakeNvml([FakeGpu(), FakeGpu(uuid="GPU-2")]).install(monkeypatch)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    choice = choose_meter(counters("cuda:1"), FALLBACK)
-    assert choice.reason == "Energy is measured by nvml on gpu: NVIDIA Fake 100."
-    assert isinstance(choice.meter, NvmlMeter)
-    assert choice.meter.covers("cuda:1")
+    meter, reason = choose_meter(counters("cuda:1"), FALLBACK)
+    assert reason == "Energy is measured by nvml on gpu: NVIDIA Fake 100."
+    assert isinstance(meter, NvmlMeter)
+    assert meter.covers("cuda:1")
 
 
 def test_the_cpu_s_counter_is_taken_for_a_model_on_the_cpu(
@@ -131,18 +133,18 @@ def test_the_cpu_s_counter_is_taken_for_a_model_on_the_cpu(
 ) -> None:
     FakePowercap(tmp_path, {"intel-rapl:0": "package-0"})
     monkeypatch.setattr(auto, "RaplMeter", lambda: RaplMeter(root=tmp_path))
-    choice = choose_meter(counters(), FALLBACK)
-    assert choice.name == "rapl"
-    assert choice.reason.startswith("Energy is measured by rapl on cpu: ")
-    assert "(nvml: the model runs on cpu, which it does not count)" in choice.reason
+    _, reason = choose_meter(counters(), FALLBACK)
+    assert reason.startswith("Energy is measured by rapl on cpu: ")
+    assert "(nvml: the model runs on cpu, which it does not count)" in reason
 
 
 # --- through the settings ---------------------------------------------------------------------------------
 
 
-def energy_settings(*overrides: str) -> DictConfig:
-    settings: DictConfig = check_overrides("train", list(overrides)).energy
-    return settings
+def energy_source(*overrides: str) -> EnergySource:
+    source = build(check_overrides("train", list(overrides)).energy)
+    assert isinstance(source, EnergySource)
+    return source
 
 
 @pytest.mark.usefixtures("no_counters")
@@ -163,7 +165,7 @@ def test_a_counter_that_was_asked_for_and_is_missing_ends_the_run_in_one_line_wi
 ) -> None:
     monkeypatch.setitem(sys.modules, "zeus", None)
     with pytest.raises(SystemExit) as ended, one_line_errors():
-        build_costs(energy_settings(*overrides))
+        energy_source(*overrides)
     assert ended.value.code == 2
     told = capsys.readouterr().err
     assert told.startswith("error: ")
@@ -177,30 +179,29 @@ def test_a_counter_that_was_asked_for_and_is_missing_ends_the_run_in_one_line_wi
     [("energy=auto", "modelled"), ("energy=modelled", "modelled"), ("energy=estimated", "estimated")],
 )
 def test_no_sentence_calls_measured_what_is_not(override: str, word: str) -> None:
-    make, sentence = build_costs(energy_settings(override))
-    assert f"Energy is {word} " in sentence
-    assert "measured" not in sentence
-    assert callable(make)
+    source = energy_source(override)
+    assert f"Energy is {word} " in source.note
+    assert "measured" not in source.note
+    assert callable(source.costs)
 
 
 def test_settings_reach_the_meter_and_the_protocol(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, switchable: SwitchableModel, conv_inputs: Tensor
 ) -> None:
-    settings = energy_settings(
+    source = energy_source(
         "energy=estimated",
-        "energy.window_s=0.001",
-        "energy.trials=2",
-        "energy.rules.max_cv=0.5",
-        "energy.rules.attempts=50",
+        "energy.protocol.window_s=0.001",
+        "energy.protocol.trials=2",
+        "energy.protocol.rules.max_cv=0.5",
+        "energy.protocol.rules.attempts=50",
         f"cache_dir={tmp_path}",
     )
-    make, _ = build_costs(settings)
     split = Split(conv_inputs, torch.zeros(len(conv_inputs), dtype=torch.int64))
-    first = make(switchable, split).layer_cost(0, switchable.precisions[0])
+    first = source.costs(switchable, split).layer_cost(0, switchable.precisions[0])
     assert first is not None
     assert first.energy_j > 0
     assert (tmp_path / "measurements.json").exists()
-    assert make(switchable, split).layer_cost(0, switchable.precisions[0]) == first
+    assert source.costs(switchable, split).layer_cost(0, switchable.precisions[0]) == first
 
 
 def test_a_meter_of_gpus_is_refused_for_a_model_on_the_cpu(
@@ -208,8 +209,8 @@ def test_a_meter_of_gpus_is_refused_for_a_model_on_the_cpu(
 ) -> None:
     FakeNvml([FakeGpu()]).install(monkeypatch)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    make, sentence = build_costs(energy_settings("energy=nvml"))
-    assert sentence == "Energy is measured on gpu: NVIDIA Fake 100."
+    source = energy_source("energy=nvml")
+    assert source.note == "Energy is measured on gpu: NVIDIA Fake 100."
     split = Split(conv_inputs, torch.zeros(len(conv_inputs), dtype=torch.int64))
     with pytest.raises(MeterError, match="the model is on cpu"):
-        make(switchable, split)
+        source.costs(switchable, split)

@@ -12,16 +12,10 @@ from fake_machine import FakeMachine, FakeMeter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wattbit.energy.energy_comparison import Confirmation
-from wattbit.energy.protocol import (
-    EnergyComparison,
-    compare,
-    confirm_plan,
-    measure_idle_w,
-    metering_overhead_s,
-)
+from wattbit.energy.energy_comparison import Confirmation, EnergyComparison
+from wattbit.energy.interleaved import compare, measure_idle_w
+from wattbit.energy.measurement_protocol import MeasurementProtocol
 from wattbit.energy.ratio_interval import ratio_interval, t_quantile, t_within
-from wattbit.energy.time_power import TimePowerMeter
 
 
 @given(st.integers(1, 40), st.floats(0.01, 0.995))
@@ -58,10 +52,9 @@ def test_energy_above_idle_is_what_the_idle_device_would_not_have_drawn() -> Non
     machine = FakeMachine(lambda seconds: 10.0)
     found = compare(
         FakeMeter(machine),
-        lambda: machine.work(1e-3),
-        lambda: machine.work(1e-3, share=0.7),
-        window_s=0.1,
-        trials=2,
+        lambda: machine.work(0.001),
+        lambda: machine.work(0.001, share=0.7),
+        MeasurementProtocol(window_s=0.1, trials=2),
         clock=machine.clock,
         idle_w=4.0,
     )
@@ -84,22 +77,7 @@ def test_idle_power_is_measured_with_the_same_meter_while_nothing_runs() -> None
     assert measure_idle_w(FakeMeter(machine), 2.0, sleep=machine.work) == pytest.approx(3.0)
 
 
-def test_the_time_that_metering_takes_is_that_of_opening_and_closing_a_window() -> None:
-    machine, turns = FakeMachine(), iter([0.0, 1.0, 5.0, 7.0, 8.0, 11.0])
-    meter = FakeMeter(machine)
-    assert metering_overhead_s(meter, 3, turns.__next__) == 2.0
-    assert meter.windows == 3
-    assert metering_overhead_s(TimePowerMeter(10.0, "a test"), 3) > 0.0
-
-
 def test_a_plan_is_confirmed_end_to_end_with_the_additive_model_s_error() -> None:
     confirmed = Confirmation(compared(FakeMachine(), candidate_s=5e-4), predicted_ratio=0.4)
     assert confirmed.measured.energy_ratio == pytest.approx(0.5)
     assert confirmed.error == pytest.approx(-0.2)
-
-
-def test_a_plan_is_confirmed_with_a_real_meter() -> None:
-    confirmed = confirm_plan(
-        TimePowerMeter(10.0, "a test"), lambda: sum(range(20_000)), lambda: sum(range(10_000)), 0.5, trials=2
-    )
-    assert confirmed.error == pytest.approx(0.5 / confirmed.measured.energy_ratio - 1.0)

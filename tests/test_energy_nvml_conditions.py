@@ -14,8 +14,9 @@ from fake_time import FakeTime
 from metering import measured
 from nvml_meters import make_meter
 
+from wattbit.energy.interleaved import compare
+from wattbit.energy.measurement_protocol import MeasurementProtocol
 from wattbit.energy.nvml import NvmlMeter
-from wattbit.energy.protocol import compare
 from wattbit.errors import MeterError
 
 
@@ -88,7 +89,7 @@ def test_a_device_that_is_never_left_alone_gives_an_error_and_no_figure(
         spoil(gpu)
 
     with pytest.raises(MeterError, match="trials were rejected") as refused:
-        compare(meter, work, work, trials=2, clock=passing, sleep=passing.work)
+        compare(meter, work, work, MeasurementProtocol(trials=2), clock=passing, sleep=passing.work)
     assert cause in str(refused.value)
     assert "leave the device to this process alone" in str(refused.value)
 
@@ -103,7 +104,12 @@ def test_the_protocol_fills_the_meter_s_shortest_window_and_begins_at_random_mom
         passing.work(seconds)
 
     found = compare(
-        meter, lambda: passing.work(0.02), lambda: passing.work(0.01), trials=4, clock=passing, sleep=sleep
+        meter,
+        lambda: passing.work(0.02),
+        lambda: passing.work(0.01),
+        MeasurementProtocol(trials=4),
+        clock=passing,
+        sleep=sleep,
     )
     assert 500 <= found.repeats <= 501
     assert found.energy_ratio == pytest.approx(0.5, rel=0.03)

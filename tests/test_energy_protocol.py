@@ -13,8 +13,11 @@ from fake_machine import FakeMachine, FakeMeter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from wattbit.energy.energy_comparison import EnergyComparison
+from wattbit.energy.interleaved import compare
+from wattbit.energy.measurement_protocol import MeasurementProtocol
 from wattbit.energy.meter import EnergyMeter
-from wattbit.energy.protocol import EnergyComparison, RejectionRules, compare
+from wattbit.energy.rejection import RejectionRules
 from wattbit.energy.time_power import TimePowerMeter
 from wattbit.errors import MeterError
 
@@ -59,7 +62,7 @@ def test_measuring_one_after_the_other_would_have_been_fooled_by_that_drift() ->
     assert machine.joules - start - first > 1.5 * first
 
 
-def disturbed(factor: float, rules: RejectionRules | None = None) -> EnergyComparison:
+def disturbed(factor: float, max_cv: float = 0.03) -> EnergyComparison:
     """Nine trials; one run of the reference takes ``factor`` times as long as the others."""
     runs = iter([1.0] * 150 + [factor] + [1.0] * 10_000)
     machine = FakeMachine()
@@ -67,10 +70,8 @@ def disturbed(factor: float, rules: RejectionRules | None = None) -> EnergyCompa
         FakeMeter(machine),
         lambda: machine.work(0.1 * next(runs)),
         lambda: machine.work(0.05),
-        window_s=1.0,
-        trials=9,
+        MeasurementProtocol(window_s=1.0, trials=9, rules=RejectionRules(max_cv)),
         clock=machine.clock,
-        rules=rules,
     )
 
 
@@ -83,7 +84,7 @@ def test_a_disturbed_trial_is_thrown_away_and_measured_again(factor: float) -> N
 
 
 def test_a_disturbed_trial_that_is_kept_does_not_move_the_median() -> None:
-    found = disturbed(15.0, RejectionRules(max_cv=1.0))
+    found = disturbed(15.0, max_cv=1.0)
     assert found.energy_ratio == pytest.approx(0.5)
     assert found.energy_rel_std > 0.01
     assert (found.trials, found.rejected) == (9, 0)
@@ -109,7 +110,7 @@ def test_work_longer_than_a_window_runs_once() -> None:
 @pytest.mark.parametrize("trials", [-1, 0, 1])
 def test_too_few_trials_are_refused(trials: int) -> None:
     with pytest.raises(
-        MeterError, match=f"{trials} trials give no spread, needs at least 2; raise energy.trials"
+        MeterError, match=f"{trials} trials give no spread, needs at least 2; raise energy.protocol.trials"
     ):
         compared(FakeMachine(), trials=trials)
 
@@ -163,7 +164,10 @@ def test_of_many_short_windows_the_calmest_count() -> None:
 
 def test_it_measures_with_a_real_meter() -> None:
     found = compare(
-        TimePowerMeter(10.0, "a test"), lambda: sum(range(20_000)), lambda: sum(range(10_000)), trials=2
+        TimePowerMeter(10.0, "a test"),
+        lambda: sum(range(20000)),
+        lambda: sum(range(10000)),
+        MeasurementProtocol(trials=2),
     )
     assert found.energy_ratio > 0.0
     assert found.reference_j > 0.0
@@ -179,7 +183,12 @@ def test_two_comparisons_of_one_device_never_overlap() -> None:
         inside[0] -= 1
 
     def measure() -> None:
-        compare(TimePowerMeter(1.0, "a test", device="shared"), work, work, window_s=1e-3, trials=2)
+        compare(
+            TimePowerMeter(1.0, "a test", device="shared"),
+            work,
+            work,
+            MeasurementProtocol(window_s=0.001, trials=2),
+        )
 
     threads = [threading.Thread(target=measure) for _ in range(3)]
     for thread in threads:

@@ -14,8 +14,9 @@ from metering import measured, refusal
 
 from wattbit.energy.counter import CounterMeter
 from wattbit.energy.cpu_load import CpuTimes, foreign_share, own_cpu_s, read_cpu_times
+from wattbit.energy.interleaved import compare
+from wattbit.energy.measurement_protocol import MeasurementProtocol
 from wattbit.energy.meter import EnergyMeter
-from wattbit.energy.protocol import compare
 from wattbit.energy.rapl import RaplMeter
 from wattbit.errors import MeterError
 
@@ -265,7 +266,7 @@ def test_a_machine_that_others_use_gives_an_error_and_no_figure(laptop: Machine)
             laptop.meter(),
             lambda: laptop.work(0.2, foreign_s=0.2),
             lambda: laptop.work(0.2),
-            trials=2,
+            MeasurementProtocol(trials=2),
             clock=laptop.time,
             sleep=laptop.time.work,
         )
@@ -281,7 +282,7 @@ def test_a_stranger_in_one_trial_costs_that_trial_and_no_more(laptop: Machine) -
         laptop.meter(),
         lambda: laptop.work(0.2, foreign_s=next(runs)),
         lambda: laptop.work(0.1),
-        trials=3,
+        MeasurementProtocol(trials=3),
         clock=laptop.time,
         sleep=sleep,
     )

@@ -13,9 +13,10 @@ from fake_machine import FakeMachine, FakeMeter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from wattbit.energy.interleaved import compare
+from wattbit.energy.measurement_protocol import MeasurementProtocol
 from wattbit.energy.meter import Energy
-from wattbit.energy.protocol import RejectionRules, compare
-from wattbit.energy.rejection import cv_of_pair, rejection
+from wattbit.energy.rejection import RejectionRules, cv_of_pair, rejection
 from wattbit.errors import ConfigError
 
 
@@ -82,8 +83,7 @@ def test_many_trials_that_scatter_a_little_are_as_good_as_few_that_do_not() -> N
         FakeMeter(machine),
         lambda: machine.work(1.0 + 0.15 * chance.random()),
         lambda: machine.work(0.5 + 0.075 * chance.random()),
-        window_s=0.1,
-        trials=25,
+        MeasurementProtocol(window_s=0.1, trials=25),
         clock=machine.clock,
     )
     assert found.trials == 50
@@ -97,8 +97,7 @@ def test_a_machine_that_never_calms_down_gives_figures_that_say_so() -> None:
         FakeMeter(machine),
         lambda: machine.work(1.0 + 0.5 * chance.random()),
         lambda: machine.work(0.5 + 0.25 * chance.random()),
-        window_s=0.1,
-        trials=5,
+        MeasurementProtocol(window_s=0.1, trials=5),
         clock=machine.clock,
     )
     assert not found.reliable

@@ -14,8 +14,8 @@ from fake_time import FakeTime
 from metering import measured
 
 from wattbit.energy.counter import CounterMeter
+from wattbit.energy.interleaved import compare
 from wattbit.energy.meter import EnergyMeter
-from wattbit.energy.protocol import compare
 from wattbit.energy.zeus import ZeusMeter
 from wattbit.errors import MeterError
 

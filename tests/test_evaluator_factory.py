@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 import tiny
 import torch
-from omegaconf import OmegaConf
 
 from envs.evaluators.parallel_evaluator import ParallelEvaluator
 from envs.evaluators.plan_evaluator import PlanEvaluator
-from pipeline.evaluator_factory import EvaluatorFactory, build_evaluator, require_workers, workers_ended
+from pipeline.evaluator_factory import EvaluatorFactory, build_evaluator, workers_ended
+from pipeline.factory import Factory
+from pipeline.training_settings import require_workers
 from wattbit.errors import ConfigError
 from wattbit.execution.switchable import SwitchableModel
 from wattbit.plan import PrecisionPlan
@@ -24,6 +25,13 @@ def load(seed: int) -> Workload:
     return Workload("tiny", tiny.conv_model(), splits, classes, batch_size=25, description="for a test")
 
 
+def evaluator_of(
+    model: SwitchableModel, workload: Workload, *, workers: int = 2, seed: int = 7
+) -> PlanEvaluator:
+    again = Factory(load, {"seed": seed})
+    return build_evaluator(model, workload, tiny.profile(), {}, load=again, workers=workers, threads=1)
+
+
 def factory_of(evaluator: ParallelEvaluator) -> EvaluatorFactory:
     assert evaluator._pool is not None
     made = evaluator._pool._factory
@@ -33,12 +41,9 @@ def factory_of(evaluator: ParallelEvaluator) -> EvaluatorFactory:
 
 def test_a_worker_s_evaluator_gives_the_outcomes_of_the_run_s_own() -> None:
     workload = load(7)
-    config = OmegaConf.create(
-        {"workers": 2, "threads": 1, "workload": {"_target_": "test_evaluator_factory.load", "seed": 7}}
-    )
     with SwitchableModel(workload.model, tiny.images(2), tiny.PRECISIONS) as model:
         model.calibrate([workload.splits["calibrate"].inputs])
-        evaluator = build_evaluator(config, model, workload, tiny.profile(), {})
+        evaluator = evaluator_of(model, workload)
         assert isinstance(evaluator, ParallelEvaluator)
         again = factory_of(evaluator)()
         for name in tiny.PRECISIONS:
@@ -52,12 +57,9 @@ def test_a_worker_s_evaluator_gives_the_outcomes_of_the_run_s_own() -> None:
 
 def test_a_workload_that_is_another_one_each_time_is_refused() -> None:
     workload = load(7)
-    config = OmegaConf.create(
-        {"workers": 2, "threads": 1, "workload": {"_target_": "test_evaluator_factory.load", "seed": 8}}
-    )
     with SwitchableModel(workload.model, tiny.images(2), tiny.PRECISIONS) as model:
         model.calibrate([workload.splits["calibrate"].inputs])
-        evaluator = build_evaluator(config, model, workload, tiny.profile(), {})
+        evaluator = evaluator_of(model, workload, seed=8)
         assert isinstance(evaluator, ParallelEvaluator)
         with pytest.raises(ConfigError, match=r"another model or other samples .* use workers=1"):
             factory_of(evaluator)()
@@ -65,9 +67,8 @@ def test_a_workload_that_is_another_one_each_time_is_refused() -> None:
 
 def test_one_process_is_the_plain_evaluator() -> None:
     workload = load(7)
-    config = OmegaConf.create({"workers": 1, "threads": 1, "workload": {}})
     with SwitchableModel(workload.model, tiny.images(2), ["fp32"]) as model:
-        evaluator = build_evaluator(config, model, workload, tiny.profile(), {})
+        evaluator = evaluator_of(model, workload, workers=1)
         assert type(evaluator) is PlanEvaluator
         with workers_ended(evaluator):
             pass
@@ -88,7 +89,7 @@ def test_sentences_run_without_padding_where_the_workload_says_so(
         "pipeline.evaluator_factory.PlanEvaluator", lambda *args, **more: made.append(args[2:])
     )
     with SwitchableModel(workload.model, tiny.images(2), ["fp32"]) as model:
-        build_evaluator(OmegaConf.create({"workers": 1}), model, workload, tiny.profile(), {})
+        evaluator_of(model, workload, workers=1)
     [(parts, found)] = made
     assert [part["input_ids"].shape for part in parts] == (
         [(10, 2), (10, 9)] if trim_padding else [(10, 9)] * 2
@@ -103,4 +104,4 @@ def test_a_number_of_workers_that_makes_no_sense_is_refused(workers: object) -> 
 
 
 def test_workers_are_a_whole_number_from_1_on() -> None:
-    assert require_workers(3) == 3
+    require_workers(3)

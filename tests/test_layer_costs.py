@@ -15,9 +15,12 @@ from fake_machine import FakeMachine, FakeMeter
 from torch import Tensor, nn
 
 from wattbit.calibration import LayerCalibration
-from wattbit.energy import measurer, protocol
+from wattbit.energy import interleaved, measurer
 from wattbit.energy.device_model import DeviceModel
+from wattbit.energy.energy_comparison import EnergyComparison
 from wattbit.energy.measurement_cache import MeasurementCache
+from wattbit.energy.measurement_protocol import MeasurementProtocol
+from wattbit.energy.rejection import RejectionRules
 from wattbit.errors import MeterError, PlanError
 from wattbit.execution.kernels import registry
 from wattbit.execution.kernels.kernel import Kernel, NativeKernel
@@ -35,8 +38,8 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> FakeMachine:
     """A machine whose meter charges for the values that layers read and write; nothing else takes time."""
     machine = FakeMachine()
 
-    def compare_all(*args: Any, **settings: Any) -> list[protocol.EnergyComparison]:
-        return protocol.compare_all(*args, **settings, clock=machine.clock)
+    def compare_all(*args: Any, **settings: Any) -> list[EnergyComparison]:
+        return interleaved.compare_all(*args, **settings, clock=machine.clock)
 
     monkeypatch.setattr(measurer, "compare_all", compare_all)
     return machine
@@ -105,7 +108,12 @@ def cost_of(costs: MeteredCost | ModelledCost, index: int, wanted: Precision) ->
 def metered(
     model: SwitchableModel, machine: FakeMachine, samples: int = 8, meter: FakeMeter | None = None
 ) -> MeteredCost:
-    return MeteredCost(meter or FakeMeter(machine), model, torch.randn(samples, 4), window_s=1e-3, trials=3)
+    return MeteredCost(
+        meter or FakeMeter(machine),
+        model,
+        torch.randn(samples, 4),
+        MeasurementProtocol(window_s=0.001, trials=3),
+    )
 
 
 def test_a_measured_layer_costs_what_the_meter_read_for_one_sample(
@@ -183,7 +191,7 @@ def test_a_layer_with_batch_norm_is_measured_apart_from_one_without(
     x = torch.randn(2, 2, 3, 3)
     with SwitchableModel(Net().eval(), x, ["int8"]) as model:
         assert model.folds_batch_norm == (False, True)
-        costs = MeteredCost(FakeMeter(machine), model, x, window_s=1e-3, trials=2)
+        costs = MeteredCost(FakeMeter(machine), model, x, MeasurementProtocol(window_s=0.001, trials=2))
         assert cost_of(costs, 0, FP32).energy_j == pytest.approx(1e-4 / 2)
         assert cost_of(costs, 1, FP32).energy_j == pytest.approx(4e-4 / 2)
 
@@ -263,7 +271,12 @@ def test_energy_above_idle_is_kept_where_idle_power_was_asked_for(
     timed: SwitchableModel, machine: FakeMachine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(measurer, "measure_idle_w", lambda meter, seconds: 0.4)
-    costs = MeteredCost(FakeMeter(machine), timed, torch.randn(8, 4), window_s=1e-3, trials=2, idle_s=1.0)
+    costs = MeteredCost(
+        FakeMeter(machine),
+        timed,
+        torch.randn(8, 4),
+        MeasurementProtocol(window_s=0.001, trials=2, idle_s=1.0),
+    )
     costs.layer_cost(0, INT8)
     for measured in costs.measured:
         assert measured.found.net_ratio == pytest.approx(0.25)
@@ -317,7 +330,8 @@ def profiled(
     meter = FakeMeter(machine)
     cache = MeasurementCache(folder / "measurements.json", {"settings": settings.pop("meter", None)})
     batch = torch.ones(8, 4) if batch is None else batch
-    costs = MeteredCost(meter, model, batch, **{"window_s": 1e-3, "trials": 2, **settings}, cache=cache)
+    protocol = MeasurementProtocol(**{"window_s": 1e-3, "trials": 2, **settings})
+    costs = MeteredCost(meter, model, batch, protocol, cache=cache)
     return measure_profile(model, batch, costs), meter.windows
 
 
@@ -337,7 +351,7 @@ def test_a_second_profile_measures_nothing_and_is_the_same(
     [
         {"trials": 3},
         {"window_s": 2e-3},
-        {"rules": protocol.RejectionRules(max_cv=0.1)},
+        {"rules": RejectionRules(max_cv=0.1)},
         {"meter": {"watts": 5.0}},
         {"batch": torch.full((8, 4), 2.0)},
     ],
@@ -399,7 +413,7 @@ def test_the_real_meter_s_figures_are_finite(linear_model: tiny.TokenNet, linear
     meter = TimePowerMeter(10.0, "a test", clock="wall")
     with SwitchableModel(linear_model, linear_inputs[:2], ["int8"]) as model:
         model.calibrate([linear_inputs])
-        costs = MeteredCost(meter, model, linear_inputs, window_s=1e-4, trials=2)
+        costs = MeteredCost(meter, model, linear_inputs, MeasurementProtocol(window_s=0.0001, trials=2))
         found = cost_of(costs, 0, FP32)
         assert math.isfinite(found.energy_j)
         assert found.energy_j > 0

@@ -6,16 +6,16 @@ import time
 from collections.abc import Callable
 
 from scripts.benchmarks import Row
+from wattbit.energy.interleaved import compare
+from wattbit.energy.measurement_protocol import MeasurementProtocol
 from wattbit.energy.meter import EnergyMeter
-from wattbit.energy.protocol import compare
 from wattbit.energy.rapl import RaplMeter
 from wattbit.energy.rejection import RejectionRules
 from wattbit.energy.trial import Work
 from wattbit.errors import MeterError
 
 # A benchmark has many rows: what scatters is marked, not measured again.
-_RULES = RejectionRules(attempts=1)
-_TRIALS = 3
+_PROTOCOL = MeasurementProtocol(trials=3, rules=RejectionRules(attempts=1))
 
 
 def find_counter() -> EnergyMeter | None:
@@ -43,7 +43,7 @@ def energy_columns(
     if counter is None:
         return columns
     try:
-        found = compare(counter, reference, candidate, trials=_TRIALS, rules=_RULES, clock=clock)
+        found = compare(counter, reference, candidate, _PROTOCOL, clock=clock)
     except MeterError as error:
         return columns | {"energy": f"failed: {error}"}
     return {

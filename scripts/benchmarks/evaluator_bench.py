@@ -11,25 +11,25 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
-from omegaconf import DictConfig
 from sb3_contrib import MaskablePPO
 from torch import Tensor
 
 from agents.archive import Journal
 from agents.baselines import ILP, Greedy, Random, Uniform
-from agents.ppo import PPO
 from agents.search_comparison import SearchComparison
 from agents.search_method import SearchMethod, SearchTask
 from agents.stopping import StopRule
 from envs.evaluators.plan_evaluator import PlanEvaluator
 from envs.layer_precision import LayerPrecisionEnv
-from pipeline.build import build, build_costs, build_model, profile_model, use_threads
-from pipeline.cli import check_overrides
+from pipeline.preparation import build_model, profile_model, use_threads
+from pipeline.settings import compose_training
+from pipeline.training_settings import TrainingSettings
 from scripts.benchmarks import Benchmark, Row
 from scripts.benchmarks.kernel_models import load_workload
 from wattbit.energy.time_power import cpu_name
@@ -81,8 +81,8 @@ def run() -> Benchmark:
     for name in WORKLOADS:
         workload = load_workload(name)
         if workload is not None:
-            config = check_overrides("train", [f"workload={name}", "energy=modelled"])
-            sharing = _measure(workload, config)
+            settings = compose_training([f"workload={name}", "energy=modelled"])
+            sharing = _measure(workload, settings)
             measured.append(sharing)
             rows += table_rows(name, sharing)
     first = measured[0]
@@ -176,35 +176,33 @@ def _difference(a: Tensor, b: Tensor) -> float:
     return float((a - b).abs().nan_to_num(nan=math.inf)[~same].max()) if not bool(same.all()) else 0.0
 
 
-def _measure(workload: Workload, config: DictConfig) -> Sharing:
-    make_costs, _ = build_costs(config.energy)
-    with build_model(workload, list(config.precisions.names)) as model:
-        profile, _ = profile_model(model, workload, make_costs)
+def _measure(workload: Workload, settings: TrainingSettings) -> Sharing:
+    with build_model(workload, settings.precisions) as model:
+        profile, _ = profile_model(model, workload, settings.energy.costs)
         parts, labels = split_batches(workload, "search")
         evaluator = PlanEvaluator(model, profile, parts, labels)
         with TemporaryDirectory() as folder, Journal(Path(folder) / "archive.jsonl") as journal:
-            agent, env = _warm_started(evaluator, config, journal)
+            agent, env = _warm_started(evaluator, settings, journal)
         return compare(model, parts, rollout(agent, env, PLANS, SEED))
 
 
 def _warm_started(
-    evaluator: PlanEvaluator, config: DictConfig, journal: Journal
+    evaluator: PlanEvaluator, settings: TrainingSettings, journal: Journal
 ) -> tuple[MaskablePPO, LayerPrecisionEnv]:
     """The agent of train.py as it is before its first rollout, and its environment."""
     comparison = SearchComparison(
         evaluator=evaluator,
         reference=evaluator.evaluate(evaluator.profile.reference_plan),
-        gate=build(config.env.gate),
-        tolerances_pp=tuple(config.tolerances_pp),
+        gate=settings.gate,
+        tolerances_pp=tuple(settings.tolerances_pp),
         stop=StopRule(),
         journal=journal,
         listener=lambda *report: None,
     )
     baselines: list[SearchMethod] = [Uniform(), Greedy(), ILP(), Random()]
     for method in baselines:
-        comparison.run(method, config.budget.baseline, SEED)
-    settings = {"pp_per_nat": comparison.pp_per_nat(), "gate": comparison.gate}
-    make_env = build(config.env, _partial_=True, **settings)
-    ppo: PPO = build(config.agent, make_env=make_env)
+        comparison.run(method, settings.baseline_budget, SEED)
+    make_env = partial(settings.env, pp_per_nat=comparison.pp_per_nat())
+    ppo = settings.agent(make_env=make_env)
     task = SearchTask(evaluator, comparison.archive, comparison.tolerances_pp, 1, SEED)
     return ppo.open(task, evaluator), make_env(evaluator)

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.build import build_workload
-from pipeline.cli import check_overrides
+from pipeline.preparation import build_workload
+from pipeline.settings import compose_training
 from scripts.benchmarks import Row
 from scripts.benchmarks.energy_columns import energy_columns
 from scripts.benchmarks.timing import compare_times
@@ -112,9 +112,9 @@ def native_precisions(model: SwitchableModel) -> list[str]:
 @cache
 def load_workload(name: str) -> Workload | None:
     """A workload in its default configuration; None if its data are not on this machine."""
-    config = check_overrides("train", [f"workload={name}"])
+    settings = compose_training([f"workload={name}", "energy=modelled"])
     try:
-        return build_workload(config.workload)
+        return build_workload(settings.workload)
     except DataError:
         return None
 

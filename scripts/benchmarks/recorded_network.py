@@ -13,14 +13,13 @@ from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 
-from omegaconf import DictConfig
-
 from agents.archive import Journal
 from envs.evaluators.evaluator import Outcome
 from envs.evaluators.plan_evaluator import PlanEvaluator
 from envs.gate import SearchGate
-from pipeline.build import build_costs, build_model, build_workload, profile_model, use_threads
-from pipeline.cli import check_overrides
+from pipeline.preparation import build_model, build_workload, profile_model, use_threads
+from pipeline.settings import compose_training
+from pipeline.training_settings import TrainingSettings
 from wattbit.calibration import calibration_from_json, calibration_to_json
 from wattbit.errors import DataError
 from wattbit.plan import PrecisionPlan
@@ -119,25 +118,24 @@ def open_network(name: str) -> RecordedNetwork:
     """
     recipe = NETWORKS[name]
     use_threads(1)  # outcomes do not depend on who runs them
-    config = check_overrides("train", list(recipe.overrides))
-    workload = _cut(build_workload(config.workload), recipe.samples)
-    folder = Path(config.cache_dir) / "plans" / _key(workload, recipe)
+    settings = compose_training(recipe.overrides)
+    workload = _cut(build_workload(settings.workload), recipe.samples)
+    folder = Path(settings.workload.arguments["cache_dir"]) / "plans" / _key(workload, recipe)
     if not (folder / _PROFILE).exists():
-        _profile(workload, config, folder)
+        _profile(workload, settings, folder)
     profile = ModelProfile.from_json((folder / _PROFILE).read_text(encoding="utf-8"))
 
     def build() -> PlanEvaluator:
-        model = build_model(workload, list(config.precisions.names))
+        model = build_model(workload, settings.precisions)
         model.load_calibration(calibration_from_json((folder / _CALIBRATION).read_text(encoding="utf-8")))
         return PlanEvaluator(model, profile, *split_batches(workload, "search"))
 
     return RecordedNetwork(profile, folder, build)
 
 
-def _profile(workload: Workload, config: DictConfig, folder: Path) -> None:
-    make_costs, _ = build_costs(config.energy)
-    with build_model(workload, list(config.precisions.names)) as model:
-        profile, _ = profile_model(model, workload, make_costs)
+def _profile(workload: Workload, settings: TrainingSettings, folder: Path) -> None:
+    with build_model(workload, settings.precisions) as model:
+        profile, _ = profile_model(model, workload, settings.energy.costs)
         calibration = calibration_to_json(model.calibration)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / _CALIBRATION, calibration.encode())

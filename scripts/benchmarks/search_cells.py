@@ -21,7 +21,7 @@ from agents.search_method import SearchMethod, SearchTask
 from agents.stopping import BudgetSpent
 from agents.surrogate.plan_arrays import plan_indices, plans_from
 from envs.evaluators.evaluator import Evaluator, Outcome
-from pipeline.build import use_threads
+from pipeline.preparation import use_threads
 from scripts.benchmarks.search_methods import GATES, METHODS, TOLERANCES_PP
 from scripts.benchmarks.search_problems import open_problem
 from wattbit.features import Context, FeatureEncoder

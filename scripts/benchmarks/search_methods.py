@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from importlib import import_module
 from types import MappingProxyType
-from typing import cast
-
-from omegaconf import DictConfig, OmegaConf
 
 from agents.search_method import SearchMethod
 from envs.gate import SearchGate
 from envs.layer_precision import LayerPrecisionEnv
-from pipeline.build import build
-from pipeline.cli import CONF
+from pipeline.settings import compose_training
 
 TOLERANCES_PP = (0.25, 0.5, 1.0, 2.0, 3.0, 5.0)
 """One search serves all of them."""
@@ -25,7 +22,7 @@ RAW = SearchGate(0.5)
 
 def shipped_gate() -> SearchGate:
     """The gate of ``conf/env/default.yaml``."""
-    return cast(SearchGate, build(cast(DictConfig, OmegaConf.load(CONF / "env" / "default.yaml").gate)))
+    return compose_training(["energy=modelled"]).gate
 
 
 GATES: Mapping[str, Callable[[], SearchGate]] = MappingProxyType(
@@ -36,9 +33,8 @@ GATES: Mapping[str, Callable[[], SearchGate]] = MappingProxyType(
 
 def _baseline(module: str, name: str, **arguments: bool) -> Callable[[SearchGate], SearchMethod]:
     def make(gate: SearchGate) -> SearchMethod:
-        return cast(
-            SearchMethod, build(OmegaConf.create({"_target_": f"agents.{module}.{name}", **arguments}))
-        )
+        method: SearchMethod = getattr(import_module(f"agents.{module}"), name)(**arguments)
+        return method
 
     return make
 
@@ -50,8 +46,7 @@ def _ddpg(gate: SearchGate) -> SearchMethod:
 
 
 def _ppo(gate: SearchGate) -> SearchMethod:
-    settings = cast(DictConfig, OmegaConf.load(CONF / "agent" / "ppo.yaml"))
-    return cast(SearchMethod, build(settings, make_env=environment(gate)))
+    return compose_training(["energy=modelled"]).agent(make_env=environment(gate))
 
 
 def environment(gate: SearchGate) -> partial[LayerPrecisionEnv]:

@@ -21,9 +21,7 @@ from contextlib import suppress
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import cast
 
-from omegaconf import DictConfig, OmegaConf
 from sb3_contrib import MaskablePPO
 
 from agents.additive import AdditiveModel
@@ -35,8 +33,8 @@ from agents.surrogate.plan_arrays import plans_from
 from agents.surrogate.surrogate_evaluator import SurrogateEvaluator
 from agents.surrogate_ppo import draw_plans
 from envs.evaluators.evaluator import Evaluator, Outcome
-from pipeline.build import build, use_threads
-from pipeline.cli import CONF
+from pipeline.preparation import use_threads
+from pipeline.settings import compose_training
 from scripts.benchmarks import Benchmark
 from scripts.benchmarks.search_cells import CellResult, SearchCell
 from scripts.benchmarks.search_methods import METHODS, RAW, TOLERANCES_PP, environment
@@ -95,9 +93,8 @@ def run(options: argparse.Namespace) -> Benchmark:
 
 def shipped_agent(checkpoint: Path | None) -> PPO:
     """PPO with the settings of ``conf/agent/ppo.yaml``, on the raw gate."""
-    settings = cast(DictConfig, OmegaConf.load(CONF / "agent" / "ppo.yaml"))
     path = None if checkpoint is None else str(checkpoint)
-    return cast(PPO, build(settings, make_env=environment(RAW), checkpoint=path))
+    return compose_training(["energy=modelled"]).agent(make_env=environment(RAW), checkpoint=path)
 
 
 def transfer(network: str, others: Sequence[str], seed: int, make_agent: Maker) -> list[Finding]:

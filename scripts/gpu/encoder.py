@@ -22,7 +22,8 @@ from scripts.gpu.gpu_measurer import GpuMeasurer
 from scripts.gpu.layers import OFFERED
 from scripts.gpu.machine import Machine
 from scripts.gpu.record import Section, describe_error
-from wattbit.energy.protocol import compare
+from wattbit.energy.interleaved import compare
+from wattbit.energy.measurement_protocol import MeasurementProtocol
 from wattbit.energy.rejection import RejectionRules
 from wattbit.energy.trial import Work, run_window, timed_s
 from wattbit.errors import MeterError
@@ -131,14 +132,12 @@ def abba(
         return
     # Windows are as many runs for both, so that the slower one's take longer.
     seconds_each = 3 * (2 * trials + 1) * window_s
+    protocol = MeasurementProtocol(window_s, trials, rules=RejectionRules(attempts=1))
     with attached_encoder(machine.device, size) as (model, batch):
         chosen = [(title, plan) for title, plan in plans(model) if title in ABBA_PLANS]
         reference = partial(model.run, batch, model.reference_plan)
         for title, plan in section.within_time(chosen, seconds_each, lambda item: item[0]):
-            found = compare(
-                meter, reference, partial(model.run, batch, plan),
-                window_s=window_s, trials=trials, rules=RejectionRules(attempts=1), idle_w=idle_w,
-            )  # fmt: skip
+            found = compare(meter, reference, partial(model.run, batch, plan), protocol, idle_w=idle_w)
             section.add(
                 {"plan": title, "provenance": meter.provenance, **asdict(found), "net_ratio": found.net_ratio}
             )

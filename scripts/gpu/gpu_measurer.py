@@ -2,8 +2,8 @@
 
 A rotation runs every work once in order and once in reverse: reference, a, b, b, a, reference. Like ABBA,
 which it is for one candidate, it cancels drift that is linear in time, and all candidates share the
-reference's windows, so that a report of minutes can hold them. `wattbit.energy.protocol.compare` is the ABBA
-of profiles.
+reference's windows, so that a report of minutes can hold them. `wattbit.energy.interleaved.compare` is the
+ABBA of profiles.
 """
 
 from __future__ import annotations

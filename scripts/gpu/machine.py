@@ -11,10 +11,10 @@ import torch
 
 from scripts.gpu.record import describe_error
 from wattbit.energy.device_sync import synchronize
+from wattbit.energy.interleaved import measure_idle_w
 from wattbit.energy.meter import EnergyMeter
 from wattbit.energy.nvml import NvmlMeter
 from wattbit.energy.nvml_devices import load_nvml
-from wattbit.energy.protocol import measure_idle_w
 from wattbit.errors import ConfigError, MeterError
 from wattbit.execution.kernels.cuda_float import has_fp32_precision
 

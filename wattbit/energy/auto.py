@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from wattbit.energy.counter import CounterMeter
 from wattbit.energy.device_model import DeviceModel
@@ -17,25 +16,15 @@ Candidate = tuple[str, Callable[[], EnergyMeter]]
 """A counter's name and what builds its meter, raising `MeterError` where the counter cannot be read."""
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """The source of energy figures that a run uses.
-
-    Attributes:
-        meter: A meter, or the model of a device.
-        reason: One sentence for the first line of a run: which one it is, and why none before it.
-        name: What the meter was called among the candidates; None for the model of a device.
-    """
-
-    meter: EnergyMeter | DeviceModel
-    reason: str
-    name: str | None = None
-
-
-def choose_meter(candidates: Sequence[Candidate], fallback: DeviceModel) -> Choice:
+def choose_meter(
+    candidates: Sequence[Candidate], fallback: DeviceModel
+) -> tuple[EnergyMeter | DeviceModel, str]:
     """Build the first of ``candidates`` that can measure here; if none can, take ``fallback``.
 
     Only `MeterError` means "not here"; any other error is a bug and is not hidden.
+
+    Returns:
+        The source of energy figures, and one sentence that says which it is, and why none before it.
     """
     refused = []
     for name, build in candidates:
@@ -44,11 +33,9 @@ def choose_meter(candidates: Sequence[Candidate], fallback: DeviceModel) -> Choi
         except MeterError as error:
             refused.append(f"{name}: {' '.join(str(error).split()).rstrip('.')}")
             continue
-        return Choice(
-            meter, f"Energy is {meter.provenance} by {name} on {meter.device}{_because(refused)}.", name
-        )
+        return meter, f"Energy is {meter.provenance} by {name} on {meter.device}{_because(refused)}."
     why = _because(refused) or ", as no counter was looked for"
-    return Choice(fallback, f"Energy is {fallback.provenance} for {fallback.device}{why}.")
+    return fallback, f"Energy is {fallback.provenance} for {fallback.device}{why}."
 
 
 def counters(model_device: str = "cpu") -> tuple[Candidate, ...]:

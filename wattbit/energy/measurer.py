@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from wattbit.energy.energy_comparison import EnergyComparison
+from wattbit.energy.interleaved import compare_all, measure_idle_w
 from wattbit.energy.measurement_cache import MeasurementCache
+from wattbit.energy.measurement_protocol import DEFAULT_PROTOCOL, MeasurementProtocol
 from wattbit.energy.meter import EnergyMeter
-from wattbit.energy.protocol import RejectionRules, Work, compare_all, measure_idle_w
+from wattbit.energy.trial import Work
 
 _log = logging.getLogger(__name__)
 
@@ -37,10 +39,7 @@ class Measurer:
 
     Args:
         meter: The meter to read.
-        window_s: Shortest measurement window, seconds; None for what suits the meter.
-        trials: Trials a job; None for what suits the meter.
-        rules: When a trial is thrown away; None for the defaults.
-        idle_s: For so long the idle device's power is measured first, where the meter measures; 0: not.
+        protocol: How to measure; the idle device is measured where the meter's figures are ``measured``.
         cache: Where measurements are kept; None to make them every time.
         depends_on: What all of them depend on, as plain JSON values.
     """
@@ -48,28 +47,17 @@ class Measurer:
     def __init__(
         self,
         meter: EnergyMeter,
+        protocol: MeasurementProtocol = DEFAULT_PROTOCOL,
         *,
-        window_s: float | None = None,
-        trials: int | None = None,
-        rules: RejectionRules | None = None,
-        idle_s: float = 0.0,
         cache: MeasurementCache | None = None,
         depends_on: Mapping[str, Any] | None = None,
     ) -> None:
         self._meter = meter
-        self._window_s = window_s
-        self._trials = trials
-        self._rules = rules or RejectionRules()
-        self._idle_s = idle_s if meter.provenance == "measured" else 0.0
+        idle_s = protocol.idle_s if meter.provenance == "measured" else 0.0
+        self._protocol = replace(protocol, idle_s=idle_s)
         self._idle_w: float | None = None
         self._cache = cache
-        self._depends_on = {
-            **(depends_on or {}),
-            "window_s": window_s,
-            "trials": trials,
-            "idle_s": self._idle_s,
-            "rules": asdict(self._rules),
-        }
+        self._depends_on = {**(depends_on or {}), **asdict(self._protocol)}
 
     def measure(self, jobs: Sequence[Job]) -> list[EnergyComparison]:
         """The comparisons of ``jobs``, from the cache or made now, taking turns.
@@ -92,7 +80,7 @@ class Measurer:
                 "%s energy is uncertain by more than %.0f %% for %s, because windows of the same work "
                 "kept differing; measure on a quieter machine%s",
                 self._meter.provenance,
-                100.0 * self._rules.max_cv,
+                100.0 * self._protocol.rules.max_cv,
                 ", ".join(uncertain),
                 f" (delete {self._cache.path} first)" if self._cache else "",
             )
@@ -105,13 +93,7 @@ class Measurer:
         return {**self._depends_on, **job.what}
 
     def _compare(self, jobs: Sequence[Job]) -> list[EnergyComparison]:
-        if self._idle_s > 0.0 and self._idle_w is None:
-            self._idle_w = measure_idle_w(self._meter, self._idle_s)
-        return compare_all(
-            self._meter,
-            [(job.reference, job.candidate) for job in jobs],
-            window_s=self._window_s,
-            trials=self._trials,
-            rules=self._rules,
-            idle_w=self._idle_w,
-        )
+        if self._protocol.idle_s > 0.0 and self._idle_w is None:
+            self._idle_w = measure_idle_w(self._meter, self._protocol.idle_s)
+        pairs = [(job.reference, job.candidate) for job in jobs]
+        return compare_all(self._meter, pairs, self._protocol, idle_w=self._idle_w)

@@ -221,7 +221,7 @@ def _counted_j(gpu: Gpu, before_mj: int, after_mj: int, seconds: float) -> float
     if after_mj == before_mj:
         raise MeterError(
             f"{gpu.label}: the energy counter stood still for {seconds:.3g} s: the window is shorter than "
-            f"its refresh (about {REFRESH_S:g} s); raise energy.window_s or repeat the work more often"
+            f"its refresh (about {REFRESH_S:g} s); raise energy.protocol.window_s"
         )
     return (after_mj - before_mj) / 1000.0
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from wattbit.energy.counter import CounterMeter
 from wattbit.energy.device_sync import synchronize
+from wattbit.energy.measurement_protocol import MeasurementProtocol
 from wattbit.energy.meter import Energy, EnergyMeter
 from wattbit.energy.rejection import Rejection, RejectionRules, rejection
 
@@ -76,8 +77,7 @@ class Trial:
 def make_schedule(
     meter: EnergyMeter,
     works: Sequence[Work],
-    window_s: float | None,
-    trials: int | None,
+    protocol: MeasurementProtocol,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Schedule:
     """Lay out windows for what suits the meter, or for what was asked for.
@@ -85,25 +85,26 @@ def make_schedule(
     Args:
         meter: The meter; if it reads a counter, its shortest window is kept in any case.
         works: What is to be measured; run here, to see how long it takes.
-        window_s: Shortest window, seconds; None for what suits the meter.
-        trials: Trials; None for what suits the meter.
+        protocol: How to measure.
         clock: Seconds on a monotonic clock.
     """
     counter = meter if isinstance(meter, CounterMeter) else None
     shortest_s = counter.min_window_s if counter else 0.0
-    found = [repeats_to_fill(work, max(window_s or FINE_WINDOW_S, shortest_s), clock) for work in works]
+    found = [
+        repeats_to_fill(work, max(protocol.window_s or FINE_WINDOW_S, shortest_s), clock) for work in works
+    ]
     repeats = max(repeats for repeats, _ in found)
     longest_run_s = max(run_s for _, run_s in found)
     settle_runs = min(math.ceil(_SETTLE_SHARE * repeats), math.ceil(_LONGEST_SETTLE_S / longest_run_s))
     rounds = 1
-    if counter is None and window_s is None:
+    if counter is None and protocol.window_s is None:
         round_s = 4 * statistics.fmean(run_s for _, run_s in found) * (repeats + settle_runs)
         rounds = max(1, min(_FINE_ROUNDS, int(_FINE_TRIAL_S / round_s)))
     return Schedule(
         repeats=repeats,
         settle_runs=settle_runs,
         rounds=rounds,
-        trials=trials or (_COUNTER_TRIALS if counter else _FINE_TRIALS),
+        trials=protocol.trials or (_COUNTER_TRIALS if counter else _FINE_TRIALS),
         longest_gap_s=2 * counter.refresh_s if counter else 0.0,
     )
 

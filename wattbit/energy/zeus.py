@@ -138,7 +138,7 @@ class ZeusMeter:
             if energy_j == 0:
                 raise MeterError(
                     f"{name}: Zeus reads 0 J for {seconds:.3g} s: the window is shorter than the counter's "
-                    "refresh, or there is no counter; raise energy.window_s"
+                    "refresh, or there is no counter; raise energy.protocol.window_s"
                 )
             require_plausible(energy_j, seconds, _LEAST_W, _MOST_W, name)
         detail: dict[str, str | float] = {f"{name}_j": energy_j for name, energy_j in energies_j.items()}

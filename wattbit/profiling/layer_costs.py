@@ -10,10 +10,11 @@ import torch
 
 from wattbit.energy.counter import CounterMeter
 from wattbit.energy.device_model import DeviceModel
+from wattbit.energy.energy_comparison import Confirmation, EnergyComparison
 from wattbit.energy.measurement_cache import MeasurementCache
+from wattbit.energy.measurement_protocol import DEFAULT_PROTOCOL, MeasurementProtocol
 from wattbit.energy.measurer import Job, Measurer
 from wattbit.energy.meter import EnergyMeter
-from wattbit.energy.protocol import Confirmation, EnergyComparison, RejectionRules
 from wattbit.errors import MeterError
 from wattbit.execution.switchable import SwitchableModel
 from wattbit.model_inputs import Inputs, num_samples
@@ -105,10 +106,7 @@ class MeteredCost:
         meter: The meter to read.
         model: The calibrated model.
         batch: Real samples to run.
-        window_s: Shortest measurement window, seconds; None for what suits the meter.
-        trials: Trials a layer; None for what suits the meter.
-        rules: When a trial is thrown away; None for the defaults.
-        idle_s: For so long the idle device's power is measured first, seconds; 0 to leave that out.
+        protocol: How to measure.
         cache: Where measurements are kept; None to make them every time.
 
     Raises:
@@ -120,11 +118,8 @@ class MeteredCost:
         meter: EnergyMeter,
         model: SwitchableModel,
         batch: Inputs,
+        protocol: MeasurementProtocol = DEFAULT_PROTOCOL,
         *,
-        window_s: float | None = None,
-        trials: int | None = None,
-        rules: RejectionRules | None = None,
-        idle_s: float = 0.0,
         cache: MeasurementCache | None = None,
     ) -> None:
         _require_covered(meter, model)
@@ -132,13 +127,10 @@ class MeteredCost:
         self._model = model
         self._batch = batch
         self._samples = num_samples(batch)
-        self._confidence = (rules or RejectionRules()).confidence
+        self._confidence = protocol.rules.confidence
         self._measurer = Measurer(
             meter,
-            window_s=window_s,
-            trials=trials,
-            rules=rules,
-            idle_s=idle_s,
+            protocol,
             cache=cache,
             depends_on=measurement_identity(meter, model, batch) if cache else None,
         )

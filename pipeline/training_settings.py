@@ -1,0 +1,92 @@
+"""Everything that a run of train.py is told, as one checked value."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from agents.ppo import PPO
+from envs.gate import SearchGate
+from envs.layer_precision import LayerPrecisionEnv
+from pipeline.energy_source import EnergySource
+from pipeline.factory import Factory
+from wattbit.errors import ConfigError, GuardrailError, PrecisionError
+from wattbit.execution.switchable import REFERENCE
+from wattbit.guardrail import Guardrail, RelativeGuardrail
+from wattbit.precision import parse_precisions
+from wattbit.serving.runtime import PrecisionRuntime
+from workloads.workload import Workload
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingSettings:
+    """The settings of a run.
+
+    Attributes:
+        workload: Loads the workload.
+        workload_option: Its name in ``conf/workload``.
+        precisions: The precisions to offer, the reference first.
+        tolerances_pp: Largest drops to find plans for, percentage points; the guardrail's own is added later.
+        guardrail: The limits.
+        energy: Where figures of energy come from.
+        env: Builds the environment around an evaluator.
+        gate: Decides which plans a search may offer.
+        agent: Builds the agent around an environment.
+        runtime: Builds the runtime that the exported bundle is checked with.
+        baseline_budget: Distinct plans that each baseline may evaluate.
+        agent_budget: Distinct plans that the agent may evaluate.
+        time_limit_s: The search stops after so many seconds; None for no limit.
+        seed: Everything random is drawn from it.
+        threads: torch's threads within an operation.
+        workers: Processes that evaluate plans.
+        verbose: True to print every plan in the end.
+
+    Raises:
+        WattbitError: If a value makes no sense.
+    """
+
+    workload: Factory[Workload]
+    workload_option: str
+    precisions: Sequence[str]
+    tolerances_pp: Sequence[float]
+    guardrail: Guardrail | RelativeGuardrail
+    energy: EnergySource
+    env: Factory[LayerPrecisionEnv]
+    gate: SearchGate
+    agent: Factory[PPO]
+    runtime: Factory[PrecisionRuntime]
+    baseline_budget: int
+    agent_budget: int
+    time_limit_s: float | None
+    seed: int
+    threads: int
+    workers: int
+    verbose: bool
+
+    def __post_init__(self) -> None:
+        known = [precision.name for precision in parse_precisions(self.precisions)]
+        if known[0] != REFERENCE:
+            raise PrecisionError(
+                f"precisions start with {known[0]!r}; the reference {REFERENCE!r} must come first"
+            )
+        if not self.tolerances_pp:
+            raise GuardrailError("tolerances_pp is empty, needs at least one; [0.25,0.5,1,2] is the default")
+        tolerances = tuple(float(Guardrail(value).tolerance_pp) for value in self.tolerances_pp)
+        object.__setattr__(self, "tolerances_pp", tolerances)
+        require_workers(self.workers)
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """How to make the workload again: its option and the arguments it is loaded with."""
+        return {"name": self.workload_option, "arguments": dict(self.workload.arguments)}
+
+
+def require_workers(workers: object) -> None:
+    """Check the number of processes that evaluate plans.
+
+    Raises:
+        ConfigError: If it is no whole number from 1 on.
+    """
+    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
+        raise ConfigError(f"workers is {workers!r}, must be a whole number, at least 1")
