@@ -164,11 +164,11 @@ class Pair(NamedTuple):
     right: Tensor
 
 
-class OwnList(list[Tensor]):
+class PairList(list[Tensor]):
     """A list of a class of its own."""
 
 
-@pytest.mark.parametrize("pair_of", [lambda *pair: pair, Pair, lambda *pair: OwnList(pair)])
+@pytest.mark.parametrize("pair_of", [lambda *pair: pair, Pair, lambda *pair: PairList(pair)])
 def test_inputs_by_name_with_flags_and_what_is_no_number_are_run_too(pair_of: Callable[..., Any]) -> None:
     class Named(nn.Module):
         def __init__(self) -> None:
