@@ -111,7 +111,7 @@ class TrainingRun:
 
     def _profile(self, model: SwitchableModel, workload: Workload) -> tuple[ModelProfile, CostModel]:
         make_costs = self._settings.energy.costs
-        if workload.sensitivity == "adjoint":
+        if workload.sensitivity == "gradient":
             self._notes.append("sensitivities are estimated from derivatives; large ones are measured")
         fingerprint = model_fingerprint(workload.model)
         known = self._folder.load_state(fingerprint)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from wattbit.energy.device_model import DeviceModel
 from wattbit.errors import ConfigError, ModelError
 from wattbit.execution.switchable import SwitchableModel
-from wattbit.profiling.gradient_sensitivity import adjoint_sensitivities
+from wattbit.profiling.gradient_sensitivity import gradient_sensitivities
 from wattbit.profiling.layer_costs import ModelledCost
 from wattbit.profiling.profiler import measure_profile
 from wattbit.profiling.sensitivity import Candidate, Sensitivity, SensitivityMethod, direct_sensitivities
@@ -39,7 +39,7 @@ def found_of(sensitivity: Sensitivity | None) -> Sensitivity:
 
 def both(model: SwitchableModel, x: Tensor, nats: float = NEVER) -> list[tuple[Sensitivity, Sensitivity]]:
     candidates = [candidate for candidate in all_of(model) if candidate[1].name != "fp32"]
-    followed = adjoint_sensitivities(model, x, candidates, 64, doubtful_nats=nats)
+    followed = gradient_sensitivities(model, x, candidates, 64, doubtful_nats=nats)
     measured = direct_sensitivities(model, x, candidates, 64)
     return [(found_of(one), found_of(other)) for one, other in zip(followed, measured, strict=True)]
 
@@ -123,7 +123,7 @@ def test_a_layer_that_writes_its_samples_along_another_axis_is_measured_directly
 
     with attached(Net(step), rows(), "int4") as model:
         candidates = [(0, model.precisions[1]), (1, model.precisions[1])]
-        found = adjoint_sensitivities(model, rows(), candidates, 64, doubtful_nats=NEVER)
+        found = gradient_sensitivities(model, rows(), candidates, 64, doubtful_nats=NEVER)
         assert found == direct_sensitivities(model, rows(), candidates, 16)
 
 
@@ -133,7 +133,7 @@ def test_a_large_divergence_is_measured_directly_on_some_samples(
     with attached(conv_model, conv_inputs, "int8", "int2") as model:
         int8, int2 = model.precisions[1:]
         candidates = [(0, int8), (1, int2)]
-        small, large = adjoint_sensitivities(
+        small, large = gradient_sensitivities(
             model, conv_inputs, candidates, 64, doubtful_nats=1e-3, direct_samples=16
         )
         on_some, measured = direct_sensitivities(model, conv_inputs[:16], candidates, 16)
@@ -157,7 +157,7 @@ def test_rows_that_nothing_depends_on_are_not_run(monkeypatch: pytest.MonkeyPatc
             return run(index, name) if name == "fp32" else read_and_run
 
         monkeypatch.setattr(model, "layer_callable", reading)
-        adjoint_sensitivities(model, x, all_of(model)[:2], 32, doubtful_nats=NEVER)
+        gradient_sensitivities(model, x, all_of(model)[:2], 32, doubtful_nats=NEVER)
     assert [len(y) for y in read] == [32] * 4
 
 
@@ -167,7 +167,7 @@ def test_a_precision_that_overflows_for_one_late_sample_is_left_out(device_model
     x = torch.cat([rows(80).abs() * 1e-3, torch.full((1, 6), 200.0)])  # fp16 ends at 65,504
     with attached(net, x, "fp16", "bf16") as model:
         costs = ModelledCost(device_model, model.shapes)
-        profile = measure_profile(model, x, costs, sensitivity="adjoint")
+        profile = measure_profile(model, x, costs, sensitivity="gradient")
     assert profile.supported(0) == ("fp32", "bf16")
 
 
@@ -180,7 +180,7 @@ def test_a_profile_from_derivatives_has_all_that_a_direct_one_has(
     steps: list[tuple[int, int]] = []
     with torch.inference_mode():
         followed = measure_profile(
-            switchable, conv_inputs, costs, sensitivity="adjoint", progress=lambda *step: steps.append(step)
+            switchable, conv_inputs, costs, sensitivity="gradient", progress=lambda *step: steps.append(step)
         )
     direct = measure_profile(switchable, conv_inputs, costs)
     for one, other in zip(followed.layers, direct.layers, strict=True):
@@ -192,7 +192,7 @@ def test_a_profile_from_derivatives_has_all_that_a_direct_one_has(
     assert all(parameter.grad is None for parameter in switchable.model.parameters())
 
 
-@pytest.mark.parametrize("method", ["adjoint", "direct"])
+@pytest.mark.parametrize("method", ["gradient", "direct"])
 def test_the_profile_does_not_depend_on_how_many_threads_find_it(
     switchable: SwitchableModel, device_model: DeviceModel, conv_inputs: Tensor, method: SensitivityMethod
 ) -> None:
@@ -211,7 +211,7 @@ def test_a_failure_in_one_of_several_threads_is_told(
 ) -> None:
     broken = torch.cat([conv_inputs, conv_inputs * torch.inf])
     with pytest.raises(ModelError, match="the reference output holds NaN or infinite values"):
-        adjoint_sensitivities(switchable, broken, all_of(switchable), 32, workers=2)
+        gradient_sensitivities(switchable, broken, all_of(switchable), 32, workers=2)
 
 
 def test_a_frozen_model_is_followed_as_well() -> None:
@@ -231,12 +231,12 @@ def test_a_model_that_forbids_derivatives_is_refused_with_the_remedy() -> None:
         attached(net, rows(), "bf16") as model,
         pytest.raises(ModelError, match=r"cannot be differentiated .* sensitivity='direct'"),
     ):
-        adjoint_sensitivities(model, rows(), all_of(model), 64)
+        gradient_sensitivities(model, rows(), all_of(model), 64)
 
 
 def test_an_unknown_way_to_find_sensitivities_is_refused(
     switchable: SwitchableModel, device_model: DeviceModel, conv_inputs: Tensor
 ) -> None:
     costs = ModelledCost(device_model, switchable.shapes)
-    with pytest.raises(ConfigError, match="sensitivity 'guessed' is unknown; choose from direct, adjoint"):
+    with pytest.raises(ConfigError, match="sensitivity 'guessed' is unknown; choose from direct, gradient"):
         measure_profile(switchable, conv_inputs, costs, sensitivity="guessed")  # type: ignore[arg-type]

@@ -36,7 +36,7 @@ def load(
     cache_dir: str,
     data_dir: str | None,
     batch_size: int,
-    sensitivity: SensitivityMethod = "adjoint",
+    sensitivity: SensitivityMethod = "gradient",
 ) -> Workload:
     """Make the workload, training its model unless the cache has it.
 

@@ -50,7 +50,7 @@ TRACED_SAMPLES = 16
 """Samples per pass at most: all activations of a pass are held, and more would not fit into caches."""
 
 
-def adjoint_sensitivities(
+def gradient_sensitivities(
     model: SwitchableModel,
     inputs: Inputs,
     candidates: Sequence[Candidate],

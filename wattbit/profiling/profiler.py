@@ -13,7 +13,7 @@ from wattbit.execution.switchable import SwitchableModel
 from wattbit.model_inputs import Inputs
 from wattbit.precision import Precision
 from wattbit.profile import LayerProfile, ModelProfile, PrecisionCost, Provenance
-from wattbit.profiling.gradient_sensitivity import adjoint_sensitivities
+from wattbit.profiling.gradient_sensitivity import gradient_sensitivities
 from wattbit.profiling.sensitivity import (
     Candidate,
     Progress,
@@ -75,7 +75,7 @@ def measure_profile(
         cost: Where energy and time come from.
         batch_size: Samples per forward pass.
         sensitivity: How sensitivities are found: ``direct`` runs the model for each layer and precision,
-            ``adjoint`` follows its derivatives (`wattbit.profiling.gradient_sensitivity`): a few passes in
+            ``gradient`` follows its derivatives (`wattbit.profiling.gradient_sensitivity`): a few passes in
             all, for models of many layers.
         workers: Threads that find sensitivities side by side; the profile does not depend on it.
         progress: Called after each step of finding sensitivities.
@@ -144,8 +144,8 @@ def _sensitivities(
     require_method(method)
     if workers < 1:
         raise ConfigError(f"workers is {workers}, must be at least 1")
-    if method == "adjoint":
-        return adjoint_sensitivities(
+    if method == "gradient":
+        return gradient_sensitivities(
             model, inputs, candidates, batch_size, workers=workers, progress=progress
         )
     return direct_sensitivities(model, inputs, candidates, batch_size, workers, progress)

@@ -20,8 +20,8 @@ from wattbit.execution.switchable import SwitchableModel
 from wattbit.model_inputs import Inputs, batches
 from wattbit.precision import Precision
 
-SensitivityMethod = Literal["direct", "adjoint"]
-"""``direct`` runs the model for each layer and precision; ``adjoint`` follows its derivatives instead."""
+SensitivityMethod = Literal["direct", "gradient"]
+"""``direct`` runs the model for each layer and precision; ``gradient`` follows its derivatives instead."""
 
 Progress = Callable[[int, int], None]
 """Called with (done, total) after each step of a long measurement."""
