@@ -39,7 +39,7 @@ def build_workload(load: Callable[[], Workload]) -> Workload:
     """Load the workload.
 
     Raises:
-        ConfigError: If what is loaded is no workload.
+        ConfigError: If something else is loaded.
     """
     workload = load()
     if not isinstance(workload, Workload):

@@ -36,7 +36,7 @@ class TrainingSettings:
         runtime: Builds the runtime that the exported bundle is checked with.
         baseline_budget: Distinct plans that each baseline may evaluate.
         agent_budget: Distinct plans that the agent may evaluate.
-        time_limit_s: The search stops after so many seconds; None for no limit.
+        time_limit_s: Seconds after which the search stops; None for no limit.
         seed: Everything random is drawn from it.
         threads: torch's threads within an operation.
         workers: Processes that evaluate plans.
@@ -86,7 +86,7 @@ def require_workers(workers: object) -> None:
     """Check the number of processes that evaluate plans.
 
     Raises:
-        ConfigError: If it is no whole number from 1 on.
+        ConfigError: If it is not a whole number, at least 1.
     """
     if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
         raise ConfigError(f"workers is {workers!r}, must be a whole number, at least 1")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -13,6 +14,7 @@ from typing import Generic, Protocol, TypeVar, runtime_checkable
 from wattbit.energy.device_lock import exclusive_use
 from wattbit.energy.meter import Energy, EnergyMeter
 from wattbit.errors import MeterError
+from wattbit.profile import Provenance
 
 R = TypeVar("R")
 
@@ -90,6 +92,33 @@ class Clocks:
                 "the machine slept; measure it again"
             )
         return passed
+
+
+class HardwareCounter:
+    """What meters of hardware counters share.
+
+    Args:
+        clocks: What windows are timed with; None for the machine's own.
+        positive: Arguments that must be above 0 and finite, by name; ``min_window_s`` is one of them.
+
+    Attributes:
+        provenance: Always ``measured``.
+        refresh_s: How often the counter moves, seconds.
+        min_window_s: The shortest window to be trusted, seconds.
+
+    Raises:
+        MeterError: If an argument is not above 0 and finite.
+    """
+
+    provenance: Provenance = "measured"
+    refresh_s: float
+
+    def __init__(self, clocks: Clocks | None, *, min_window_s: float, **positive: float) -> None:
+        for name, value in {"min_window_s": min_window_s, **positive}.items():
+            if not 0 < value < math.inf:
+                raise MeterError(f"{name} is {value!r}, must be above 0 and finite; leave it out")
+        self.min_window_s = min_window_s
+        self._clocks = clocks or Clocks()
 
 
 class CounterWindow(Generic[R]):

@@ -172,7 +172,7 @@ def _try_flock(file: int) -> bool:
 
 
 def _sign(file: int) -> None:
-    """Write who holds the lock, for the message that others get; not being able to is no harm."""
+    """Write who holds the lock, for the message that others get; it does not matter if that fails."""
     with contextlib.suppress(OSError):
         os.ftruncate(file, 0)
         os.pwrite(file, f"{os.getpid()}\n".encode(), 0)

@@ -20,7 +20,7 @@ Choices, and why:
   what lies between layers (residual sums, norms) needs that width, and a layer cannot know what its successor
   wants. fp32 and tf32 write 32.
 - Not in the model: control, clocks, leakage, idle power, and the multiply per output that rescales integer
-  accumulators (small beside the access that writes it). Figures compare precisions, they are no power bill.
+  accumulators (small beside the access that writes it). Figures compare precisions; they do not predict a power bill.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class DeviceModel:
             resident_weight_bytes: See the class.
 
         Raises:
-            ConfigError: If a key is unknown or missing, a figure is no positive number or has no source.
+            ConfigError: If a key is unknown or missing, a figure is not a positive number or has no source.
         """
         _require_mapping(data, "device table")
         where = f"device table {data.get('name')!r}"

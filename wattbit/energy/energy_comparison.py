@@ -23,8 +23,8 @@ class EnergyComparison:
         ratio_high: Its upper end.
         reference_rel_std: Relative standard deviation of the reference's energy from trial to trial.
         rejected: Trials thrown away.
-        reliable: False if so many trials scattered that the figures are from those as well, and the interval
-            is wider than windows may differ.
+        reliable: False if trials that scattered had to be used and the interval is wider than windows may
+            differ.
         idle_w: Power of the idle device, watts; None if it was not measured.
     """
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, get_args
 
-from wattbit.energy.counter import Clocks, CounterWindow, Instant, require_plausible
+from wattbit.energy.counter import Clocks, CounterWindow, HardwareCounter, Instant, require_plausible
 from wattbit.energy.device_sync import synchronize
 from wattbit.energy.meter import Energy
 from wattbit.energy.nvml_conditions import Conditions, detail, read_conditions
@@ -29,7 +29,6 @@ from wattbit.energy.nvml_devices import (
 )
 from wattbit.energy.nvml_power import PowerSampler
 from wattbit.errors import MeterError
-from wattbit.profile import Provenance
 
 T = TypeVar("T")
 
@@ -53,7 +52,7 @@ class _NvmlBegin:
     instant: Instant
 
 
-class NvmlMeter:
+class NvmlMeter(HardwareCounter):
     """An `EnergyMeter` for NVIDIA GPUs.
 
     Queued work is waited for when a window opens and when it closes. Heat, throttling and other compute
@@ -64,7 +63,7 @@ class NvmlMeter:
             uses unless told otherwise.
         source: ``counter`` or ``power``; None for the counter where there is one.
         min_window_s: Shortest window to be trusted, seconds.
-        sampling_s: Time between samples of power, where there is no counter, seconds.
+        sampling_s: Time between samples of power on GPUs without a counter, seconds.
         nvml: The ``pynvml`` module; None to load it.
         clocks: What windows are timed with.
         environ: Where ``CUDA_VISIBLE_DEVICES`` is read.
@@ -73,6 +72,8 @@ class NvmlMeter:
     Raises:
         MeterError: If NVML or a GPU is missing, a GPU is in MIG mode, or it has no source of energy.
     """
+
+    refresh_s = REFRESH_S
 
     def __init__(
         self,
@@ -86,11 +87,7 @@ class NvmlMeter:
         environ: Mapping[str, str] | None = None,
         wait: Callable[[], None] = synchronize,
     ) -> None:
-        for name, value in (("min_window_s", min_window_s), ("sampling_s", sampling_s)):
-            if not 0 < value < float("inf"):
-                raise MeterError(
-                    f"{name} is {value!r} s, must be above 0 and finite; 5 and 0.02 suit most boards"
-                )
+        super().__init__(clocks, min_window_s=min_window_s, sampling_s=sampling_s)
         if source is not None and source not in get_args(EnergySource):
             raise MeterError(f"unknown source {source!r}; choose from {', '.join(get_args(EnergySource))}")
         self._nvml = load_nvml() if nvml is None else nvml
@@ -100,15 +97,8 @@ class NvmlMeter:
         self._driver = self._guarded(lambda: _text(self._nvml.nvmlSystemGetDriverVersion()))
         self._counted = tuple(gpu for gpu in self._gpus if gpu.source == "counter")
         self._sampled = tuple(gpu for gpu in self._gpus if gpu.source == "power")
-        self._min_window_s = min_window_s
         self._sampling_s = sampling_s
-        self._clocks = clocks or Clocks()
         self._wait = wait
-
-    @property
-    def provenance(self) -> Provenance:
-        """Always ``measured``."""
-        return "measured"
 
     @property
     def device(self) -> str:
@@ -119,16 +109,6 @@ class NvmlMeter:
     def driver(self) -> str:
         """Version of NVIDIA's driver."""
         return self._driver
-
-    @property
-    def refresh_s(self) -> float:
-        """How often the counter moves, seconds."""
-        return REFRESH_S
-
-    @property
-    def min_window_s(self) -> float:
-        """The shortest window to be trusted, seconds."""
-        return self._min_window_s
 
     @property
     def lock_keys(self) -> tuple[str, ...]:

@@ -81,7 +81,7 @@ def read_uj(zone: Zone, read: Callable[[Path], str] = read_text) -> int:
     """The counter of ``zone`` now, microjoules.
 
     Raises:
-        MeterError: If it may not be read, is gone, or is no number of its range.
+        MeterError: If it may not be read, is gone, or is not a number in its range.
     """
     text = _read(zone.counter, read)
     if not text.isdigit() or int(text) > zone.range_uj:

@@ -6,19 +6,17 @@ share of foreign CPU time is kept with every figure, by which the protocol rejec
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from wattbit.energy.counter import Clocks, CounterWindow, Instant, require_plausible
+from wattbit.energy.counter import Clocks, CounterWindow, HardwareCounter, Instant, require_plausible
 from wattbit.energy.cpu_load import PROC_STAT, CpuTimes, foreign_share, own_cpu_s, read_cpu_times
 from wattbit.energy.device_sync import synchronize
 from wattbit.energy.meter import Energy
 from wattbit.energy.powercap import ROOT, Zone, choose_zones, read_text, read_uj
 from wattbit.energy.time_power import cpu_name
 from wattbit.errors import MeterError
-from wattbit.profile import Provenance
 
 REFRESH_S = 0.001
 """How often the counters move, seconds (Intel SDM, volume 3, section 15.10)."""
@@ -36,7 +34,7 @@ class _RaplBegin:
     instant: Instant
 
 
-class RaplMeter:
+class RaplMeter(HardwareCounter):
     """An `EnergyMeter` for the CPUs of this machine, all sockets added up.
 
     Args:
@@ -54,6 +52,8 @@ class RaplMeter:
         MeterError: If the machine has no such zone or it may not be read, naming the remedy.
     """
 
+    refresh_s = REFRESH_S
+
     def __init__(
         self,
         domains: Sequence[str] = ("package", "dram"),
@@ -66,23 +66,12 @@ class RaplMeter:
         own_s: Callable[[], float] = own_cpu_s,
         clocks: Clocks | None = None,
     ) -> None:
-        for name, value in (("min_window_s", min_window_s), ("max_w", max_w)):
-            if not 0 < value < math.inf:
-                raise MeterError(
-                    f"{name} is {value!r}, must be above 0 and finite; 0.3 s and 1000 W suit most"
-                )
+        super().__init__(clocks, min_window_s=min_window_s, max_w=max_w)
         self._zones = choose_zones(domains, Path(root), read)
-        self._min_window_s = min_window_s
         self._max_w = max_w
         self._proc_stat = Path(proc_stat)
         self._read = read
         self._own_s = own_s
-        self._clocks = clocks or Clocks()
-
-    @property
-    def provenance(self) -> Provenance:
-        """Always ``measured``."""
-        return "measured"
 
     @property
     def device(self) -> str:
@@ -93,16 +82,6 @@ class RaplMeter:
     def zones(self) -> tuple[str, ...]:
         """Names of the zones that are added up."""
         return tuple(zone.name for zone in self._zones)
-
-    @property
-    def refresh_s(self) -> float:
-        """How often the counters move, seconds."""
-        return REFRESH_S
-
-    @property
-    def min_window_s(self) -> float:
-        """The shortest window to be trusted, seconds."""
-        return self._min_window_s
 
     @property
     def lock_keys(self) -> tuple[str, ...]:

@@ -44,7 +44,7 @@ class TrialSeries:
         """Run one more trial.
 
         Raises:
-            MeterError: If the meter fails, or so many trials were wrong that too few can be left.
+            MeterError: If the meter fails, or too many trials were wrong for enough good ones to be left.
         """
         trial = self._runner.run()
         self._tried += 1
@@ -66,7 +66,7 @@ class TrialSeries:
     def result(self, idle_w: float | None) -> EnergyComparison:
         """What the trials say; if too few were good, those that only scatter count as well.
 
-        They are then reliable only if there are so many that the ratio is as certain as one good trial's.
+        They are then reliable only if together they give the ratio as precisely as one good trial would.
 
         Args:
             idle_w: Power of the idle device, watts; None if not known.

@@ -13,11 +13,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
-from wattbit.energy.counter import Clocks, CounterWindow, Instant, require_plausible
+from wattbit.energy.counter import Clocks, CounterWindow, HardwareCounter, Instant, require_plausible
 from wattbit.energy.device_sync import synchronize
 from wattbit.energy.meter import Energy
 from wattbit.errors import MeterError
-from wattbit.profile import Provenance
 
 T = TypeVar("T")
 
@@ -44,7 +43,7 @@ class _ZeusBegin:
     instant: Instant
 
 
-class ZeusMeter:
+class ZeusMeter(HardwareCounter):
     """An `EnergyMeter` over ``zeus.monitor.ZeusMonitor``.
 
     Args:
@@ -59,6 +58,8 @@ class ZeusMeter:
         MeterError: If Zeus is missing or finds nothing to measure, or ``part`` must be chosen.
     """
 
+    refresh_s = REFRESH_S
+
     def __init__(
         self,
         gpus: Sequence[int] | None = None,
@@ -69,14 +70,9 @@ class ZeusMeter:
         clocks: Clocks | None = None,
         wait: Callable[[], None] = synchronize,
     ) -> None:
-        if not 0 < min_window_s < float("inf"):
-            raise MeterError(
-                f"min_window_s is {min_window_s!r} s, must be above 0 and finite; 5 suits most boards"
-            )
+        super().__init__(clocks, min_window_s=min_window_s)
         self._monitor = _make_monitor(gpus) if monitor is None else monitor
         self._keys = (f"wattbit-{number}" for number in itertools.count())
-        self._min_window_s = min_window_s
-        self._clocks = clocks or Clocks()
         self._wait = wait
         # Some of Zeus's readers run in child processes. A first window, thrown away, waits until they are up,
         # so that their start is in no window that counts.
@@ -85,24 +81,9 @@ class ZeusMeter:
         self._device = _device(self._monitor, probe, self._part)
 
     @property
-    def provenance(self) -> Provenance:
-        """Always ``measured``."""
-        return "measured"
-
-    @property
     def device(self) -> str:
         """What is measured."""
         return self._device
-
-    @property
-    def refresh_s(self) -> float:
-        """How often the counters move, seconds."""
-        return REFRESH_S
-
-    @property
-    def min_window_s(self) -> float:
-        """The shortest window to be trusted, seconds."""
-        return self._min_window_s
 
     @property
     def lock_keys(self) -> tuple[str, ...]:
@@ -213,7 +194,7 @@ def _gpu_name(monitor: Any, index: int) -> str:
     try:
         return str(monitor.gpus.get_name(index))
     except Exception:
-        return f"GPU {index}"  # a name is no reason to fail; older versions ask for it otherwise
+        return f"GPU {index}"  # older versions have no such method, and a name is not worth failing for
 
 
 def _gpus_j(measured: Any) -> dict[str, float]:

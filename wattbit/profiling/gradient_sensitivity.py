@@ -69,7 +69,7 @@ def gradient_sensitivities(
         candidates: What to estimate.
         batch_size: Samples per pass, at most; see `TRACED_SAMPLES`.
         doubtful_nats: What comes out above this is measured directly instead.
-        direct_samples: At most so many samples serve for what is measured directly.
+        direct_samples: The most samples used for what is measured directly.
         workers: Threads that take batches side by side; results do not depend on it.
         progress: Called after each batch, and after each direct measurement.
 

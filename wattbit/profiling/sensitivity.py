@@ -54,10 +54,10 @@ class Sensitivity:
 
 
 def require_method(method: str) -> None:
-    """Refuse a way to find sensitivities that there is not.
+    """Refuse an unknown way to find sensitivities.
 
     Raises:
-        ConfigError: If ``method`` is no `SensitivityMethod`.
+        ConfigError: If ``method`` is not a `SensitivityMethod`.
     """
     known = get_args(SensitivityMethod)
     if method not in known:
@@ -123,9 +123,9 @@ def direct_sensitivities(
 def side_by_side(
     function: Callable[[_Item], _Result], items: Iterable[_Item], workers: int
 ) -> Iterator[_Result]:
-    """The result of ``function`` for each of ``items``, in order, from so many threads.
+    """The result of ``function`` for each of ``items``, in order, computed by ``workers`` threads.
 
-    torch lets others run while it computes, so that threads are as fast as processes here.
+    torch releases the interpreter's lock while it computes, so threads are as fast as processes here.
     """
     if workers == 1:
         yield from map(function, items)
