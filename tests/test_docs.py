@@ -11,6 +11,7 @@ import pytest
 from checkout import ROOT
 
 import wattbit
+from pipeline.cli import check_overrides
 
 PACKAGES = ("wattbit", "envs", "agents", "workloads", "report", "pipeline", "scripts")
 # Not the changelog, which names what is gone.
@@ -87,3 +88,10 @@ def test_every_public_name_is_in_the_api_reference() -> None:
 def test_every_page_is_in_the_navigation() -> None:
     listed = set(re.findall(r"[\w/]+\.md", (ROOT / "mkdocs.yml").read_text(encoding="utf-8")))
     assert listed == {str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md")}
+
+
+def test_every_setting_that_the_guide_lists_is_there() -> None:
+    guide = (ROOT / "docs" / "guide.md").read_text(encoding="utf-8")
+    settings = re.findall(r"^\| `(energy\.[\w.]+)` \|", guide, re.MULTILINE)
+    assert len(settings) > 5
+    check_overrides("train", ["energy=rapl", *(f"{name}=null" for name in settings)])
