@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import tiny
 import torch
-from comparisons import interval
 from fake_machine import FakeMachine, FakeMeter
 from torch import Tensor, nn
 
@@ -231,20 +230,6 @@ def test_a_rest_is_charged_on_the_layers_figures_whatever_the_machine_does_in_be
     assert energy_j == pytest.approx(1e-4 / 8, rel=1e-3)
 
 
-def test_measurements_are_open_to_reports_with_the_layers_they_stand_for(
-    timed: SwitchableModel, machine: FakeMachine
-) -> None:
-    costs = metered(timed, machine)
-    for index in range(3):
-        costs.layer_cost(index, INT8)
-    by_layers = {measured.layers: measured for measured in costs.measured}
-    assert set(by_layers) == {("first", "same_as_first"), ("twice",)}
-    shared = by_layers["first", "same_as_first"]
-    assert shared.precision == "int8"
-    low, high = interval(shared.found)
-    assert low <= 0.25 <= high * (1 + 1e-9)
-
-
 def test_a_figure_at_the_reference_has_the_reference_s_own_spread(
     timed: SwitchableModel, machine: FakeMachine
 ) -> None:
@@ -277,10 +262,10 @@ def test_energy_above_idle_is_kept_where_idle_power_was_asked_for(
         torch.randn(8, 4),
         MeasurementProtocol(window_s=0.001, trials=2, idle_s=1.0),
     )
-    costs.layer_cost(0, INT8)
-    for measured in costs.measured:
-        assert measured.found.net_ratio == pytest.approx(0.25)
-        assert measured.found.net_reference_j == pytest.approx(0.6 * measured.found.reference_j)
+    profile = measure_profile(timed, torch.randn(8, 4), costs)
+    (found,) = costs.confirm(profile, [timed.reference_plan.replace(first="int8")])
+    assert found.measured.net_ratio == pytest.approx(found.measured.energy_ratio)
+    assert found.measured.net_reference_j == pytest.approx(0.6 * found.measured.reference_j)
 
 
 def test_a_whole_plan_is_confirmed_against_what_the_profile_says(

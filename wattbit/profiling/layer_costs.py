@@ -78,27 +78,12 @@ class _LayerKey:
     precision: str
 
 
-@dataclass(frozen=True, slots=True)
-class MeasuredLayer:
-    """One measurement, and the layers it stands for.
-
-    Attributes:
-        layers: Names of the layers; they are of equal shape.
-        precision: The precision measured, against the reference.
-        found: The measurement, of the whole batch.
-    """
-
-    layers: tuple[str, ...]
-    precision: str
-    found: EnergyComparison
-
-
 class MeteredCost:
     """Costs from a meter around each layer's kernel, on captured activations.
 
     Only what runs natively has a cost: energy of an emulated layer would be energy of the emulation.
     Conversions happen inside the native kernels, which read and write float32, so they are part of the
-    layers' figures and cost nothing on top; what linked layers save of them shows in `confirm`. A layer is
+    layers' figures and cost nothing on top; what chained layers save of them shows in `confirm`. A layer is
     measured on all of its calls. Its figure at a precision is its figure at the reference times a ratio, so
     that drift in between does not matter.
 
@@ -108,6 +93,10 @@ class MeteredCost:
         batch: Real samples to run.
         protocol: How to measure.
         cache: Where measurements are kept; None to make them every time.
+
+    Attributes:
+        samples: Inferences in one run of the batch.
+        confidence: Level of the intervals, 0 to 1.
 
     Raises:
         MeterError: If the meter does not count the energy of the device that the model is on.
@@ -126,8 +115,8 @@ class MeteredCost:
         self._meter = meter
         self._model = model
         self._batch = batch
-        self._samples = num_samples(batch)
-        self._confidence = protocol.rules.confidence
+        self.samples = num_samples(batch)
+        self.confidence = protocol.rules.confidence
         self._measurer = Measurer(
             meter,
             protocol,
@@ -147,26 +136,6 @@ class MeteredCost:
         """The meter's device."""
         return self._meter.device
 
-    @property
-    def samples(self) -> int:
-        """Inferences in one run of the batch."""
-        return self._samples
-
-    @property
-    def confidence(self) -> float:
-        """Level of the intervals, 0 to 1."""
-        return self._confidence
-
-    @property
-    def measured(self) -> tuple[MeasuredLayer, ...]:
-        """Every measurement of layers so far, with intervals and figures above idle."""
-        layers: dict[_LayerKey, list[str]] = {key: [] for key in self._measured}
-        for key in layers:
-            for index, name in enumerate(self._model.layer_names):
-                if self._key(index, key.precision) == key:
-                    layers[key].append(name)
-        return tuple(MeasuredLayer(tuple(layers[key]), key.precision, self._measured[key]) for key in layers)
-
     def layer_cost(self, layer_index: int, precision: Precision) -> LayerCost | None:
         """Measured cost for one inference; None if no native kernel runs the layer at ``precision``.
 
@@ -175,7 +144,7 @@ class MeteredCost:
         if self._model.native_kernel(layer_index, precision.name) is None:
             return None
         base = self._compare(layer_index, self._partner(layer_index))
-        energy_j, seconds = base.reference_j / self._samples, base.reference_s / self._samples
+        energy_j, seconds = base.reference_j / self.samples, base.reference_s / self.samples
         if precision == self._model.precisions[0]:
             return LayerCost(energy_j, base.reference_rel_std, seconds * 1e3)
         found = self._compare(layer_index, precision)
@@ -209,16 +178,16 @@ class MeteredCost:
         )
         bases = [self._compare(index, self._partner(index)) for index in range(count)]
         missing = 1.0 / found.energy_ratio - 1.0
-        energy_j = missing * sum(base.reference_j for base in bases) / self._samples
+        energy_j = missing * sum(base.reference_j for base in bases) / self.samples
         slower = found.reference_s / found.candidate_s - 1.0
-        seconds = slower * sum(base.reference_s for base in bases) / self._samples
+        seconds = slower * sum(base.reference_s for base in bases) / self.samples
         return energy_j if energy_j > 0.0 else None, seconds * 1e3 if seconds > 0.0 else None
 
     @torch.inference_mode()
     def confirm(self, profile: ModelProfile, plans: Sequence[PrecisionPlan]) -> list[Confirmation]:
         """Measure the whole model under each plan against the reference, beside what ``profile`` says of it.
 
-        What layers save each other, such as conversions between linked ones, is in these figures alone.
+        What layers save each other, such as conversions between chained ones, is in these figures alone.
 
         Raises:
             PlanError: If a plan is for another model, or uses what the profile does not have.
