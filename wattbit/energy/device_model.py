@@ -20,7 +20,7 @@ Choices, and why:
   what lies between layers (residual sums, norms) needs that width, and a layer cannot know what its successor
   wants. fp32 and tf32 write 32.
 - Not in the model: control, clocks, leakage, idle power, and the multiply per output that rescales integer
-  accumulators (small beside the access that writes it). Figures compare precisions; they are not a power bill.
+  accumulators (small beside the access that writes it). They compare precisions; they are not a power bill.
 """
 
 from __future__ import annotations
