@@ -61,3 +61,8 @@ class ConfigError(WattbitError):
 
 class OutputError(WattbitError):
     """A folder or a file that cannot be written."""
+
+
+def one_line(error: BaseException) -> str:
+    """The type and the text of any error on one line, as messages and logs quote it."""
+    return f"{type(error).__name__}: {' '.join(str(error).split()):.300}"

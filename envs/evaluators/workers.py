@@ -23,7 +23,7 @@ from typing import TypeVar
 import torch
 
 from envs.evaluators.evaluator import Evaluator, Outcome
-from wattbit.errors import ConfigError, WattbitError
+from wattbit.errors import ConfigError, WattbitError, one_line
 from wattbit.plan import PrecisionPlan
 
 EvaluatorMaker = Callable[[], Evaluator]
@@ -157,7 +157,7 @@ class _Worker:
         except Exception as error:
             # Such as a factory that pickle cannot take, or one process too many.
             self.pipe.close()
-            raise WorkerError(f"cannot start a worker process: {_one_line(error)}; use workers=1") from None
+            raise WorkerError(f"cannot start a worker process: {one_line(error)}; use workers=1") from None
         finally:
             theirs.close()
 
@@ -221,7 +221,7 @@ def _outcome_of(work: Callable[[], T]) -> T | _Failure:
     try:
         return work()
     except Exception as error:
-        return _Failure(error if isinstance(error, WattbitError) else None, _one_line(error))
+        return _Failure(error if isinstance(error, WattbitError) else None, one_line(error))
 
 
 def _end_with_parent() -> None:
@@ -254,7 +254,3 @@ def _ctrl_c_left_to_this_process() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _one_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split()):.300}"

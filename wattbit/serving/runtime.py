@@ -5,14 +5,13 @@ from __future__ import annotations
 import logging
 import threading
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import torch
 from torch import nn
 
 from wattbit.audit.log import AuditLog
-from wattbit.errors import AuditError, ModelError
+from wattbit.errors import AuditError, ModelError, one_line
 from wattbit.execution.switchable import SwitchableModel
 from wattbit.model_inputs import Inputs, call_model, inputs_of_call, logits_of, num_samples
 from wattbit.plan import PrecisionPlan
@@ -122,7 +121,7 @@ class PrecisionRuntime:
         except Exception as error:
             # If the input is at fault, the reference raises too, and the plan is not to blame.
             output = switchable.run(batch, self._reference)
-            self.rollback(f"the plan failed: {_one_line(error)}")
+            self.rollback(f"the plan failed: {one_line(error)}")
             self._count(batch, plan, reruns=1)
             return output
         if not finite:
@@ -190,9 +189,7 @@ class PrecisionRuntime:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
     # --- inside -----------------------------------------------------------------------------------------
@@ -227,7 +224,7 @@ class PrecisionRuntime:
             alarm = self._watch.observe(differs)
         except Exception as error:
             self._count(batch, plan)
-            self.rollback(f"the monitor failed: {_one_line(error)}")
+            self.rollback(f"the monitor failed: {one_line(error)}")
             return output
         self._count(batch, plan, shadow=differs)
         if alarm:
@@ -288,9 +285,5 @@ class PrecisionRuntime:
             audit.append(event, payload)
         except Exception as error:
             self._audit_lost = True
-            _log.error("audit log lost: %s", _one_line(error))
-            self.rollback(f"the audit log failed: {_one_line(error)}")
-
-
-def _one_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split()):.200}"
+            _log.error("audit log lost: %s", one_line(error))
+            self.rollback(f"the audit log failed: {one_line(error)}")
