@@ -17,12 +17,12 @@ from wattbit.execution.switchable import SwitchableModel
 from wattbit.profiling.gradient_sensitivity import gradient_sensitivities
 from wattbit.profiling.layer_costs import ModelledCost
 from wattbit.profiling.profiler import measure_profile
-from wattbit.profiling.sensitivity import Candidate, Sensitivity, SensitivityMethod, direct_sensitivities
+from wattbit.profiling.sensitivity import LayerChoice, Sensitivity, SensitivityMethod, direct_sensitivities
 
 NEVER = float("inf")
 
 
-def all_of(model: SwitchableModel) -> list[Candidate]:
+def all_of(model: SwitchableModel) -> list[LayerChoice]:
     return [(index, precision) for index in range(len(model.shapes)) for precision in model.precisions]
 
 

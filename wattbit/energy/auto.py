@@ -12,12 +12,12 @@ from wattbit.energy.nvml import NvmlMeter
 from wattbit.energy.rapl import RaplMeter
 from wattbit.errors import MeterError
 
-Candidate = tuple[str, Callable[[], EnergyMeter]]
+NamedMeter = tuple[str, Callable[[], EnergyMeter]]
 """A counter's name and what builds its meter, raising `MeterError` where the counter cannot be read."""
 
 
 def choose_meter(
-    candidates: Sequence[Candidate], fallback: DeviceModel
+    candidates: Sequence[NamedMeter], fallback: DeviceModel
 ) -> tuple[EnergyMeter | DeviceModel, str]:
     """Build the first of ``candidates`` that can measure here; if none can, take ``fallback``.
 
@@ -38,7 +38,7 @@ def choose_meter(
     return fallback, f"Energy is {fallback.provenance} for {fallback.device}{why}."
 
 
-def counters(model_device: str = "cpu") -> tuple[Candidate, ...]:
+def counters(model_device: str = "cpu") -> tuple[NamedMeter, ...]:
     """The counters to look for, the best first: of NVIDIA's GPUs, then of the CPU.
 
     A counter that works but does not count the work on ``model_device`` (as torch names it: ``cpu``,

@@ -26,7 +26,7 @@ from wattbit.execution.switchable import SwitchableModel
 from wattbit.model_inputs import Inputs, batches, logits_of, num_samples, select
 from wattbit.precision import Precision
 from wattbit.profiling.sensitivity import (
-    Candidate,
+    LayerChoice,
     Progress,
     Sensitivity,
     direct_sensitivities,
@@ -53,7 +53,7 @@ TRACED_SAMPLES = 16
 def gradient_sensitivities(
     model: SwitchableModel,
     inputs: Inputs,
-    candidates: Sequence[Candidate],
+    candidates: Sequence[LayerChoice],
     batch_size: int,
     *,
     doubtful_nats: float = DOUBTFUL_NATS,
@@ -83,7 +83,7 @@ def gradient_sensitivities(
     reference = model.precisions[0]
     others = [candidate for candidate in candidates if candidate[1] != reference]
     values = _follow(model, inputs, others, batch_size, workers, progress)
-    found: dict[Candidate, Sensitivity | None] = {c: Sensitivity.of(v) for c, v in values.items()}
+    found: dict[LayerChoice, Sensitivity | None] = {c: Sensitivity.of(v) for c, v in values.items()}
     # What is infinite for one sample may be finite for the few that others are measured on.
     infinite = [c for c, v in values.items() if not bool(torch.isfinite(v).all())]
     large = [c for c in others if c not in values or float(values[c].mean()) > doubtful_nats]
@@ -107,11 +107,11 @@ def gradient_sensitivities(
 def _follow(
     model: SwitchableModel,
     inputs: Inputs,
-    candidates: Sequence[Candidate],
+    candidates: Sequence[LayerChoice],
     batch_size: int,
     workers: int,
     progress: Progress | None,
-) -> dict[Candidate, Tensor]:
+) -> dict[LayerChoice, Tensor]:
     """The divergence of each sample, (samples,) nats, for each candidate whose derivatives tell it."""
     cut = list(batches(inputs, batch_size))
     entangled = _Trace.of(model, cut[0]).entangled_layers()
@@ -213,7 +213,7 @@ class _Trace:
         return found
 
     @torch.inference_mode()
-    def divergences(self, candidates: Iterable[Candidate]) -> Tensor:
+    def divergences(self, candidates: Iterable[LayerChoice]) -> Tensor:
         """The divergence of each sample's output for each candidate, (candidates, samples), nats."""
         with_last = torch.nn.functional.pad(self.outcomes.detach(), (0, 1))
         log_reference = torch.log_softmax(with_last, 1)

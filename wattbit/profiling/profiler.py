@@ -15,7 +15,7 @@ from wattbit.precision import Precision
 from wattbit.profile import LayerProfile, ModelProfile, PrecisionCost, Provenance
 from wattbit.profiling.gradient_sensitivity import gradient_sensitivities
 from wattbit.profiling.sensitivity import (
-    Candidate,
+    LayerChoice,
     Progress,
     Sensitivity,
     SensitivityMethod,
@@ -116,9 +116,9 @@ def measure_profile(
     )
 
 
-def _layer_costs(model: SwitchableModel, cost: CostModel) -> dict[Candidate, LayerCost]:
+def _layer_costs(model: SwitchableModel, cost: CostModel) -> dict[LayerChoice, LayerCost]:
     """What each layer costs at each precision at which the device can run it."""
-    costs: dict[Candidate, LayerCost] = {}
+    costs: dict[LayerChoice, LayerCost] = {}
     for index, shape in enumerate(model.shapes):
         for candidate in model.precisions:
             layer_cost = cost.layer_cost(index, candidate)
@@ -135,7 +135,7 @@ def _layer_costs(model: SwitchableModel, cost: CostModel) -> dict[Candidate, Lay
 def _sensitivities(
     model: SwitchableModel,
     inputs: Inputs,
-    candidates: list[Candidate],
+    candidates: list[LayerChoice],
     method: SensitivityMethod,
     batch_size: int,
     workers: int,

@@ -29,7 +29,7 @@ Progress = Callable[[int, int], None]
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
-Candidate = tuple[int, Precision]
+LayerChoice = tuple[int, Precision]
 """The index of a layer, and a precision it might run at."""
 
 
@@ -81,7 +81,7 @@ def divergence(log_reference: Tensor, logits: Tensor) -> Tensor:
 def direct_sensitivities(
     model: SwitchableModel,
     inputs: Inputs,
-    candidates: Sequence[Candidate],
+    candidates: Sequence[LayerChoice],
     batch_size: int,
     workers: int = 1,
     progress: Progress | None = None,
@@ -104,7 +104,7 @@ def direct_sensitivities(
     """
     reference = reference_log_probabilities(model.logits(batches(inputs, batch_size), model.reference_plan))
 
-    def measure(candidate: Candidate) -> Sensitivity | None:
+    def measure(candidate: LayerChoice) -> Sensitivity | None:
         index, precision = candidate
         if precision == model.precisions[0]:
             return Sensitivity(0.0, 0.0)
