@@ -24,7 +24,7 @@ GROUPS = {
 @pytest.fixture
 def arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Arguments that build a small table in no time."""
-    monkeypatch.setattr(exhaustive, "RECIPES", {"small": TableRecipe("fashion_mnist", GROUPS)})
+    monkeypatch.setitem(RECIPES, "small", TableRecipe("fashion_mnist", GROUPS))
     write(tmp_path / "data", contents())
     sizes = ["workload.calibrate=20", "workload.search=30", "workload.certify=40", "workload.epochs=1"]
     return [

@@ -61,10 +61,6 @@ class Split:
     def __len__(self) -> int:
         return num_samples(self.inputs)
 
-    def first(self, count: int) -> Split:
-        """The first ``count`` samples, or all if there are fewer."""
-        return Split(select(self.inputs, slice(0, count)), self.labels[:count])
-
     def fingerprint(self) -> str:
         """The SHA-256, as hex digits, of every tensor's name, type, shape and bytes."""
         return tensors_sha256([*named_tensors(self.inputs), ("labels", self.labels)])
@@ -106,6 +102,20 @@ class Workload:
         require_method(self.sensitivity)
         _require_splits(self.splits, len(self.classes))
         _require_reference(self.model)
+
+    def first(self, name: str, count: int) -> Split:
+        """The first ``count`` samples of the split called ``name``.
+
+        Raises:
+            DataError: If it has fewer, or none are asked for.
+        """
+        split = self.splits[name]
+        if not 1 <= count <= len(split):
+            raise DataError(
+                f"{count} samples asked for, split {name!r} has {len(split)}; ask for at least 1 and at most "
+                f"{len(split)}, or give workload.{name} more"
+            )
+        return Split(select(split.inputs, slice(0, count)), split.labels[:count])
 
 
 def named_tensors(inputs: Inputs) -> list[tuple[str, Tensor]]:

@@ -21,7 +21,6 @@ from pipeline.preparation import build_model, build_workload, profile_model, use
 from pipeline.settings import compose_training
 from pipeline.training_settings import TrainingSettings
 from wattbit.calibration import calibration_from_json, calibration_to_json
-from wattbit.errors import DataError
 from wattbit.plan import PrecisionPlan
 from wattbit.profile import ModelProfile
 from wattbit.storage.atomic_write import write_atomically
@@ -119,7 +118,9 @@ def open_network(name: str) -> RecordedNetwork:
     recipe = NETWORKS[name]
     use_threads(1)  # outcomes do not depend on who runs them
     settings = compose_training(recipe.overrides)
-    workload = _cut(build_workload(settings.workload), recipe.samples)
+    workload = build_workload(settings.workload)
+    search = workload.first("search", recipe.samples)
+    workload = replace(workload, splits={**workload.splits, "search": search})
     folder = Path(settings.workload.arguments["cache_dir"]) / "plans" / _key(workload, recipe)
     if not (folder / _PROFILE).exists():
         _profile(workload, settings, folder)
@@ -140,14 +141,6 @@ def _profile(workload: Workload, settings: TrainingSettings, folder: Path) -> No
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / _CALIBRATION, calibration.encode())
     write_atomically(folder / _PROFILE, profile.to_json().encode())  # last: it says that both are there
-
-
-def _cut(workload: Workload, samples: int) -> Workload:
-    """The workload with the first ``samples`` of ``search`` alone."""
-    split = workload.splits["search"]
-    if len(split) < samples:
-        raise DataError(f"split 'search' has {len(split)} samples, needs at least {samples}; give it more")
-    return replace(workload, splits={**workload.splits, "search": split.first(samples)})
 
 
 def _key(workload: Workload, recipe: ProblemSettings) -> str:

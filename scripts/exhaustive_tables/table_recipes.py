@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from envs.grouping import Groups
@@ -33,7 +32,7 @@ def _block(name: str) -> dict[str, tuple[str, ...]]:
     }
 
 
-RECIPES: Mapping[str, TableRecipe] = {
+RECIPES = {
     "fashion_resnet8": TableRecipe(
         "fashion_mnist",
         {
