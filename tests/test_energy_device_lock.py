@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 import threading
@@ -66,6 +68,28 @@ def test_a_second_process_is_told_who_measures_and_gets_its_turn_when_that_ends(
         assert "wait for it to end, or stop it" in str(refused.value)
         with exclusive_use(["another device"], wait_s=0.1, folder=tmp_path):
             pass
+        first.communicate("\n")
+    with exclusive_use(["the device"], wait_s=5.0, folder=tmp_path):
+        pass
+
+
+def test_a_lock_file_that_another_user_made_locks_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = os.open
+
+    def open_foreign(path: Path, flags: int, *more: int) -> int:
+        if flags & os.O_RDWR:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return opened(path, flags, *more)
+
+    with holder(tmp_path) as first:
+        monkeypatch.setattr(os, "open", open_foreign)
+        with (
+            pytest.raises(MeterError, match=f"is being measured by process {first.pid}"),
+            exclusive_use(["the device"], wait_s=0.1, folder=tmp_path),
+        ):
+            raise AssertionError("two measure at once")
         first.communicate("\n")
     with exclusive_use(["the device"], wait_s=5.0, folder=tmp_path):
         pass
