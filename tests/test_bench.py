@@ -152,5 +152,5 @@ def test_switching_is_timed_per_module_and_for_200_modules() -> None:
 
 
 def test_plans_never_seen_before_differ_from_one_another() -> None:
-    plans = switch_bench._random_plans(tuple("abcdefgh"))
+    plans = switch_bench.random_plans(tuple("abcdefgh"))
     assert len({next(plans) for _ in range(50)}) > 45

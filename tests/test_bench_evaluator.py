@@ -71,7 +71,7 @@ def test_the_figures_are_those_of_the_first_workload_and_the_worst_difference(
         "fashion_mnist": bench.Sharing(256, 256, 100, 100, 100, 1.0, 1.0, 1.0, 0.5),
     }
     monkeypatch.setattr(bench, "load_workload", lambda name: name)
-    monkeypatch.setattr(bench, "_measure", lambda workload, config: found[workload])
+    monkeypatch.setattr(bench, "measure_sharing", lambda workload, config: found[workload])
     result = bench.run()
     assert result.figures == {
         "layer_executions_ratio": 8.0,

@@ -15,6 +15,7 @@ from scripts.benchmarks.roofline import Roofline
 from wattbit.errors import DataError
 from wattbit.execution.kernels import find_native
 from wattbit.execution.switchable import SwitchableModel
+from wattbit.plan import PrecisionPlan
 from wattbit.precision import precision
 from workloads.sentiment_net import EncoderSize
 from workloads.workload import SPLITS, Split, Workload
@@ -118,14 +119,14 @@ def test_agreement_is_counted_on_no_more_samples_than_are_enough(monkeypatch: py
 
 
 def test_predictions_that_differ_are_not_called_agreement(monkeypatch: pytest.MonkeyPatch) -> None:
-    logits = kernel_models._logits
+    logits = SwitchableModel.logits
 
-    def turned(model: SwitchableModel, name: str, parts: list[Tensor]) -> Tensor:
-        found = logits(model, name, parts)
-        return found if model.native_kernel(0, name) is None else -found
+    def turned(self: SwitchableModel, parts: list[Tensor], plan: PrecisionPlan) -> Tensor:
+        found = logits(self, parts, plan)
+        return found if self.native_kernel(0, plan["stem"]) is None else -found
 
     if kernel_models.model_agreement(_small_workload()):
-        monkeypatch.setattr(kernel_models, "_logits", turned)
+        monkeypatch.setattr(SwitchableModel, "logits", turned)
         assert all(row["agreement"] < 0.5 for row in kernel_models.model_agreement(_small_workload()))  # type: ignore[operator]
 
 

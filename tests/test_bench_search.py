@@ -217,7 +217,7 @@ def test_a_figure_of_one_problem_and_all_methods_has_room_for_its_legend_and_a_n
     table: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: list[Figure] = []
-    monkeypatch.setattr(search_figures, "_write", lambda figure, path: drawn.append(figure))
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **more: drawn.append(figure))
     found = result_of(table, every_plan()[::-1][:10])
     cells = [replace(found, cell=replace(found.cell, method=method)) for method in METHODS]
     search_figures.draw_search(Results(tuple(cells)), [table], 10, tmp_path / "unused.png")

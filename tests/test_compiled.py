@@ -116,7 +116,7 @@ def test_more_plans_than_torch_compiles_of_one_function_are_all_compiled(
 ) -> None:
     monkeypatch.setattr("torch._dynamo.config.fail_on_recompile_limit_hit", True)
     # As with the kernels of CUDA, what is traced differs from plan to plan.
-    monkeypatch.setattr(compiled_module, "_traceable", lambda kernel: kernel.run)
+    monkeypatch.setattr(compiled_module, "traceable", lambda kernel: kernel.run)
     x = torch.full((8, 4), 2.0)
     with SwitchableModel(_Two(), x, ["tf32", "bf16", "fp16"]) as model:
         model.calibrate([x])

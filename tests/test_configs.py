@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from checkout import ROOT
 from hydra.utils import get_method
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from pipeline.cli import check_overrides, group_options, help_text
 
@@ -17,22 +17,22 @@ GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir())
 OPTIONS = [(group, option) for group in GROUPS for option in group_options(group)]
 
 
-def targets(node: Any) -> Iterator[DictConfig]:
-    if isinstance(node, DictConfig):
+def targets(node: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(node, dict):
         if "_target_" in node:
             yield node
-        for key in node:
-            yield from targets(node._get_node(key))
+        for value in node.values():
+            yield from targets(value)
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_option_composes_and_its_keys_are_arguments_of_its_target(group: str, option: str) -> None:
     config = check_overrides("train", [f"{group}={option}"])
-    found = list(targets(config[group])) if group != "experiment" else []
+    found = list(targets(OmegaConf.to_container(config[group]))) if group != "experiment" else []
     for node in found:
-        parameters = inspect.signature(get_method(node._target_)).parameters
+        parameters = inspect.signature(get_method(node["_target_"])).parameters
         unknown = {str(key) for key in node if not str(key).startswith("_")} - set(parameters)
-        assert not unknown, f"{node._target_} takes no {unknown}"
+        assert not unknown, f"{node['_target_']} takes no {unknown}"
 
 
 def test_every_device_table_is_an_option() -> None:

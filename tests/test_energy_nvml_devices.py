@@ -49,7 +49,8 @@ def test_a_board_without_a_source_is_refused_by_name() -> None:
 
 def visible(*gpus: FakeGpu, wanted: list[Any], **environ: str) -> list[int]:
     meter, _ = make_meter(*gpus, gpus=wanted, environ=environ)
-    return [gpu.index for gpu in meter._gpus]
+    measured = [key.rpartition(" ")[2] for key in meter.lock_keys]
+    return [[gpu.uuid for gpu in gpus].index(uuid) for uuid in measured]
 
 
 def two() -> tuple[FakeGpu, FakeGpu]:

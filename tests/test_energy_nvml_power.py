@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from fake_nvml import FakeGpu, FakeNvml
 from fake_time import FakeTime
-from metering import refusal
+from metering import measured, refusal
 from nvml_meters import make_meter
 
 from wattbit.energy.nvml import NvmlMeter
@@ -18,12 +17,36 @@ from wattbit.energy.nvml_power import PowerSampler
 from wattbit.errors import MeterError
 
 
+class ReadGpu(FakeGpu):
+    """A GPU that tells how often its power was read."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        watts, self.readings = self.watts, threading.Semaphore(0)
+
+        def read(seconds: float) -> float:
+            self.readings.release()
+            return watts(seconds)
+
+        self.watts = read
+
+    def wait_for_readings(self, count: int) -> None:
+        """Wait until its power was read ``count`` times more."""
+        for _ in range(count):
+            assert self.readings.acquire(timeout=20)
+
+
+def join_sampling() -> None:
+    """Wait until no thread samples any more."""
+    for thread in threading.enumerate():
+        if thread.name == "wattbit-power":
+            thread.join(20)
+
+
 def test_without_a_counter_instant_power_is_integrated_and_the_period_stated() -> None:
-    gpu = FakeGpu(counter=False, watts=lambda seconds: 120.0)
+    gpu = ReadGpu(counter=False, watts=lambda seconds: 120.0)
     meter = NvmlMeter(nvml=FakeNvml([gpu]), environ={}, wait=lambda: None, sampling_s=0.005)
-    with meter.window() as window:
-        time.sleep(0.1)
-    energy = window.result
+    energy = measured(meter, lambda: gpu.wait_for_readings(20))
     assert energy.energy_j / energy.seconds == pytest.approx(120.0, rel=0.2)
     assert energy.detail["gpu_0_source"] == "NVML instant power, integrated"
     assert energy.detail["sampling_s"] == 0.005
@@ -33,7 +56,10 @@ def test_a_counter_that_always_reads_zero_counts_as_missing() -> None:
     gpu = FakeGpu(stuck_mj=0, power=False)
     with pytest.raises(MeterError, match="has no energy counter and no instant power"):
         make_meter(gpu)
-    assert make_meter(FakeGpu(stuck_mj=0))[0]._sampled
+    gpu = ReadGpu(stuck_mj=0)
+    meter = NvmlMeter(nvml=FakeNvml([gpu]), environ={}, wait=lambda: None, sampling_s=0.005)
+    found = measured(meter, lambda: gpu.wait_for_readings(3))
+    assert found.detail["gpu_0_source"] == "NVML instant power, integrated"
 
 
 def test_the_trapezoid_rule_is_exact_for_power_that_changes_steadily() -> None:
@@ -50,7 +76,7 @@ def test_the_trapezoid_rule_is_exact_for_power_that_changes_steadily() -> None:
         pause,
     )
     sampler.start()
-    sampler._thread.join()
+    join_sampling()
     rising_j, steady_j = sampler.stop()
     assert steady_j == pytest.approx(7.0 * 2.05)
     assert rising_j == pytest.approx(100.0 * 2.05 + 5.0 * (3.05**2 - 1.0))
@@ -61,7 +87,7 @@ def sampled_by(
 ) -> str:
     sampler = PowerSampler(read, 0.05, lambda: round(passing.seconds * 1e9), pause)
     sampler.start()
-    sampler._thread.join()
+    join_sampling()
     with pytest.raises(MeterError) as refused:
         sampler.stop()
     return str(refused.value)
@@ -95,7 +121,7 @@ def test_a_power_reading_that_dies_in_the_window_is_an_error_and_leaves_no_threa
 
     def die() -> None:
         gpu.power = False
-        time.sleep(0.05)
+        join_sampling()
 
     assert "reading the power failed" in refusal(meter, die)
     assert not [thread for thread in threading.enumerate() if thread.name == "wattbit-power"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import tiny
 import torch
+from worker_pools import recorded_pools
 
 from envs.evaluators.parallel_evaluator import ParallelEvaluator
 from envs.evaluators.plan_evaluator import PlanEvaluator
@@ -32,37 +33,34 @@ def evaluator_of(
     return build_evaluator(model, workload, tiny.profile(), {}, load=again, workers=workers, threads=1)
 
 
-def factory_of(evaluator: ParallelEvaluator) -> EvaluatorFactory:
-    assert evaluator._pool is not None
-    made = evaluator._pool._factory
-    assert isinstance(made, EvaluatorFactory)
-    return made
-
-
 def test_a_worker_s_evaluator_gives_the_outcomes_of_the_run_s_own() -> None:
     workload = load(7)
     with SwitchableModel(workload.model, tiny.images(2), tiny.PRECISIONS) as model:
         model.calibrate([workload.splits["calibrate"].inputs])
-        evaluator = evaluator_of(model, workload)
+        with recorded_pools() as pools:
+            evaluator = evaluator_of(model, workload)
         assert isinstance(evaluator, ParallelEvaluator)
-        again = factory_of(evaluator)()
+        [pool] = pools
+        assert isinstance(pool.factory, EvaluatorFactory)
+        again = pool.factory()
         for name in tiny.PRECISIONS:
             plan = PrecisionPlan.uniform(model.layer_names, name)
             assert again.evaluate(plan) == evaluator.evaluate(plan)
         assert again.reference_accuracy == evaluator.reference_accuracy
         with workers_ended(evaluator):
-            pass
-        assert evaluator._pool is None
+            assert not pool.closed
+        assert pool.closed
 
 
 def test_a_workload_that_is_another_one_each_time_is_refused() -> None:
     workload = load(7)
     with SwitchableModel(workload.model, tiny.images(2), tiny.PRECISIONS) as model:
         model.calibrate([workload.splits["calibrate"].inputs])
-        evaluator = evaluator_of(model, workload, seed=8)
+        with recorded_pools() as pools:
+            evaluator = evaluator_of(model, workload, seed=8)
         assert isinstance(evaluator, ParallelEvaluator)
         with pytest.raises(ConfigError, match=r"another model or other samples .* use workers=1"):
-            factory_of(evaluator)()
+            pools[0].factory()
 
 
 def test_one_process_is_the_plain_evaluator() -> None:

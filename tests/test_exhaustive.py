@@ -66,7 +66,7 @@ def test_a_second_build_finds_what_the_first_one_counted(
     def refuse(*_: object) -> None:
         raise RuntimeError("counted again")
 
-    monkeypatch.setattr("scripts.exhaustive_tables.plan_counts.PlanCounter._run", refuse)
+    monkeypatch.setattr("scripts.exhaustive_tables.plan_tree.PlanTree.logits", refuse)
     exhaustive.main(arguments)
     again = PlanTable.read(tmp_path / "small.npz")
     assert np.array_equal(first.search_divergence, again.search_divergence)

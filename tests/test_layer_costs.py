@@ -1,4 +1,4 @@
-"""What layers cost: from a device table, or measured on their own inputs."""
+"""What layers cost, measured on their own inputs."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
 import torch
 from fake_machine import FakeMachine, FakeMeter
+from layer_cost_of import cost_of
 from torch import Tensor, nn
 
 from wattbit.calibration import LayerCalibration
 from wattbit.energy import interleaved, measurer
-from wattbit.energy.device_model import DeviceModel
 from wattbit.energy.energy_comparison import EnergyComparison
 from wattbit.energy.measurement_cache import MeasurementCache
 from wattbit.energy.measurement_protocol import MeasurementProtocol
@@ -26,8 +25,8 @@ from wattbit.execution.kernels.kernel import Kernel, NativeKernel
 from wattbit.execution.kernels.layer_weights import LayerWeights
 from wattbit.execution.switchable import SwitchableModel
 from wattbit.precision import Precision, precision
-from wattbit.profiling.layer_costs import MeteredCost, ModelledCost
-from wattbit.profiling.profiler import LayerCost, measure_profile
+from wattbit.profiling.layer_costs import MeteredCost
+from wattbit.profiling.profiler import measure_profile
 
 FP32, INT8, INT4 = precision("fp32"), precision("int8"), precision("int4")
 
@@ -95,13 +94,6 @@ def timed(machine: FakeMachine, fake_int8: None) -> Iterator[SwitchableModel]:
     with SwitchableModel(Timed(machine), x, ["int8", "int4"]) as model:
         model.calibrate([x])
         yield model
-
-
-def cost_of(costs: MeteredCost | ModelledCost, index: int, wanted: Precision) -> LayerCost:
-    """The cost of a layer that has one."""
-    found = costs.layer_cost(index, wanted)
-    assert found is not None
-    return found
 
 
 def metered(
@@ -305,9 +297,6 @@ def test_a_meter_of_another_device_than_the_model_s_is_refused(
         MeteredCost(GpuMeter(machine), timed, torch.randn(8, 4))
 
 
-# --- the cache --------------------------------------------------------------------------------------------
-
-
 def profiled(
     model: SwitchableModel, machine: FakeMachine, folder: Path, batch: Tensor | None = None, **settings: Any
 ) -> tuple[Any, int]:
@@ -360,46 +349,3 @@ def test_other_weights_or_another_torch_are_measured_anew(
     with torch.no_grad():
         timed.model.first.weight.mul_(2.0)
     assert profiled(timed, machine, tmp_path)[1] > 0
-
-
-# --- modelled ---------------------------------------------------------------------------------------------
-
-
-def test_modelled_costs_are_the_table_s(switchable: SwitchableModel, device_model: DeviceModel) -> None:
-    costs = ModelledCost(device_model, switchable.shapes, batch_size=4)
-    shape = switchable.shapes[0]
-    cost = cost_of(costs, 0, INT8)
-    assert cost.energy_j == device_model.layer_energy_j(shape, INT8, 4)
-    assert cost.latency_ms == device_model.layer_latency_s(shape, INT8, 4) * 1e3
-    assert cost.energy_rel_std is None
-    assert costs.conversion_j(FP32, INT8) == device_model.conversion_j_per_element(FP32, INT8) > 0
-    assert costs.residual_cost() == (None, None)
-    assert (costs.provenance, costs.device) == ("modelled", "edge_7nm")
-
-
-def test_a_format_the_device_lacks_has_no_cost(device_model: DeviceModel) -> None:
-    narrow = DeviceModel(
-        name="narrow",
-        source="a test",
-        mac_pj={"int8": 1.0},
-        memory=device_model.memory,
-        peak_macs_per_s={"int8": 1e9},
-        conversion_pj=device_model.conversion_pj,
-    )
-    costs = ModelledCost(narrow, ())
-    assert costs.layer_cost(0, FP32) is None
-    assert costs.conversion_j(FP32, INT8) == 0.0
-    assert costs.conversion_j(INT8, INT8) == 0.0
-
-
-def test_the_real_meter_s_figures_are_finite(linear_model: tiny.TokenNet, linear_inputs: Tensor) -> None:
-    from wattbit.energy.time_power import TimePowerMeter
-
-    meter = TimePowerMeter(10.0, "a test", clock="wall")
-    with SwitchableModel(linear_model, linear_inputs[:2], ["int8"]) as model:
-        model.calibrate([linear_inputs])
-        costs = MeteredCost(meter, model, linear_inputs, MeasurementProtocol(window_s=0.0001, trials=2))
-        found = cost_of(costs, 0, FP32)
-        assert math.isfinite(found.energy_j)
-        assert found.energy_j > 0
-        assert costs.provenance == "estimated"

@@ -15,6 +15,7 @@ import pytest
 import tiny
 import torch
 from checkout import ROOT
+from worker_pools import recorded_pools
 
 from envs.evaluators.evaluator import Outcome
 from envs.evaluators.parallel_evaluator import ParallelEvaluator
@@ -75,19 +76,25 @@ PLANS = plans(
 
 
 @pytest.fixture(scope="module")
-def parallel() -> Iterator[ParallelEvaluator]:
+def evaluator_and_pool() -> Iterator[tuple[ParallelEvaluator, WorkerPool]]:
     with (
+        recorded_pools() as pools,
         attached() as model,
         ParallelEvaluator(
             model, tiny.profile(), tiny.images(48), labels(), batch_size=20, factory=make_evaluator, workers=2
         ) as evaluator,
     ):
-        yield evaluator
+        yield evaluator, pools[0]
 
 
-def pool_of(evaluator: ParallelEvaluator) -> WorkerPool:
-    assert evaluator._pool is not None
-    return evaluator._pool
+@pytest.fixture
+def parallel(evaluator_and_pool: tuple[ParallelEvaluator, WorkerPool]) -> ParallelEvaluator:
+    return evaluator_and_pool[0]
+
+
+@pytest.fixture
+def pool(evaluator_and_pool: tuple[ParallelEvaluator, WorkerPool]) -> WorkerPool:
+    return evaluator_and_pool[1]
 
 
 def gone(pid: int) -> bool:
@@ -103,12 +110,14 @@ def gone(pid: int) -> bool:
     return False
 
 
-def test_workers_give_the_outcomes_of_a_serial_run_in_the_order_given(parallel: ParallelEvaluator) -> None:
+def test_workers_give_the_outcomes_of_a_serial_run_in_the_order_given(
+    parallel: ParallelEvaluator, pool: WorkerPool
+) -> None:
     serial = make_evaluator()
     assert parallel.evaluate_all(PLANS) == serial.evaluate_all(PLANS)
     assert parallel.evaluations == serial.evaluations == 5
     assert parallel.reference_accuracy == serial.reference_accuracy
-    assert len(pool_of(parallel).pids) == 2
+    assert len(pool.pids) == 2
 
 
 def test_what_is_known_is_run_by_nobody(parallel: ParallelEvaluator, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,15 +141,15 @@ def test_a_plan_for_another_model_is_refused_before_any_is_run(parallel: Paralle
 
 
 def test_a_worker_that_dies_is_replaced(
-    parallel: ParallelEvaluator, caplog: pytest.LogCaptureFixture
+    parallel: ParallelEvaluator, pool: WorkerPool, caplog: pytest.LogCaptureFixture
 ) -> None:
     parallel.evaluate_all(plans("int4 int8 int8 int8", "int4 int8 int8 bf16"))
-    victim, other = pool_of(parallel).pids
+    victim, other = pool.pids
     os.kill(victim, signal.SIGKILL)
     new = plans("int4 int4 int8 int8", "int4 int4 int4 int4")
     assert parallel.evaluate_all(new) == make_evaluator().evaluate_all(new)
-    assert victim not in pool_of(parallel).pids
-    assert other in pool_of(parallel).pids
+    assert victim not in pool.pids
+    assert other in pool.pids
     assert "worker process 1 ended by itself (exit code -9); it is replaced once" in caplog.text
 
 
@@ -183,13 +192,13 @@ def test_one_worker_is_refused() -> None:
 
 
 def test_closing_ends_the_workers_and_what_follows_runs_here() -> None:
-    with attached() as model:
+    with attached() as model, recorded_pools() as pools:
         evaluator = ParallelEvaluator(
             model, tiny.profile(), tiny.images(48), labels(), factory=make_evaluator, workers=2
         )
         with evaluator:
             evaluator.evaluate_all(PLANS)
-            pids = pool_of(evaluator).pids
+            pids = pools[0].pids
         assert all(gone(pid) for pid in pids)
         new = plans("int4 int8 int8 int8", "int4 int8 int8 bf16")
         assert [outcome.plan for outcome in evaluator.evaluate_all(new)] == new

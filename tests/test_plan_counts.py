@@ -116,7 +116,7 @@ def test_outputs_that_are_not_finite_are_wrong_and_far_off() -> None:
     labels = torch.tensor([0, 1])
     answers = torch.eye(2)
     broken: Tensor = torch.stack([answers, torch.full((2, 2), float("nan"))])
-    lost, gained, nats = plan_counts._Reference(answers, labels).compare(broken)
+    lost, gained, nats = plan_counts.ReferenceAnswers(answers, labels).compare(broken)
     assert lost.tolist() == [0, 2]
     assert gained.tolist() == [0, 0]
     assert nats.tolist() == [0.0, 200.0]

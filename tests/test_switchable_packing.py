@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import threading
-import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -21,13 +20,21 @@ from wattbit.plan import PrecisionPlan
 
 
 @pytest.fixture
-def packed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def all_came() -> threading.Event:
+    """What packing waits for."""
+    came = threading.Event()
+    came.set()
+    return came
+
+
+@pytest.fixture
+def packed(monkeypatch: pytest.MonkeyPatch, all_came: threading.Event) -> list[str]:
     """The precisions packed so far, one entry each time."""
     names: list[str] = []
 
     def pack(layer: Any, wanted: Any, calibration: Any, *, native: bool) -> PackedKernel:
         names.append(wanted.name)
-        time.sleep(1e-3)
+        assert all_came.wait(20)
         return kernels.pack(layer, wanted, calibration, native=native)
 
     monkeypatch.setattr(packing, "pack", pack)
@@ -46,12 +53,18 @@ def test_nothing_is_packed_before_it_is_used_or_twice(
     assert packed == ["int8"] * 4 + ["int4"]
 
 
-def test_threads_that_come_together_pack_once(packed: list[str], switchable: SwitchableModel) -> None:
+def test_threads_that_come_together_pack_once(
+    packed: list[str], all_came: threading.Event, switchable: SwitchableModel
+) -> None:
     plans = [uniform(switchable, "int8"), uniform(switchable, "int4")]
-    barrier = threading.Barrier(8)
+    barrier, coming = threading.Barrier(8), []
+    all_came.clear()
 
     def prepare(index: int) -> Any:
-        barrier.wait()
+        barrier.wait(20)
+        coming.append(index)
+        if len(coming) == 8:
+            all_came.set()
         return switchable.prepare(plans[index % 2])
 
     with ThreadPoolExecutor(8) as pool:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -70,70 +70,67 @@ def test_a_batch_inside_a_batch_leaves_the_outer_one_its_plan(conv_inputs: Tenso
         assert torch.equal(switchable.run(x, uniform(switchable, "int2")), expected)
 
 
-class Slow(nn.Module):
-    """Sleeps between its layers, so that switches happen while a batch is under way."""
+class Stepwise(nn.Module):
+    """Calls ``between`` between its layers, so that things happen while a batch is in flight."""
 
     def __init__(self) -> None:
         super().__init__()
         self.net = tiny.conv_model()
+        self.between: Callable[[], object] = lambda: None
 
     def forward(self, x: Tensor) -> Tensor:
         net = self.net
         y = net.stem(x)
-        time.sleep(1e-3)
+        self.between()
         y = torch.relu(net.stem_bn(y))
-        time.sleep(1e-3)
+        self.between()
         y = net.depthwise(y)
-        time.sleep(1e-3)
+        self.between()
         y = torch.relu(net.depthwise_bn(y))
         y = torch.relu(net.pointwise(y))
-        time.sleep(1e-3)
+        self.between()
         logits: Tensor = net.head(y.mean((2, 3)))
         return logits
 
 
 @pytest.fixture
-def slow() -> Iterator[SwitchableModel]:
+def stepwise() -> Stepwise:
+    return Stepwise().eval()
+
+
+@pytest.fixture
+def slow(stepwise: Stepwise) -> Iterator[SwitchableModel]:
     x = tiny.images(4)
-    with SwitchableModel(Slow().eval(), x, ["int8", "int4"]) as switchable:
+    with SwitchableModel(stepwise, x, ["int8", "int4"]) as switchable:
         switchable.calibrate([x])
         yield switchable
 
 
 @pytest.mark.parametrize("way", ["run", "direct call"])
 def test_a_batch_never_mixes_two_plans_whatever_other_threads_switch_to(
-    slow: SwitchableModel, way: str
+    stepwise: Stepwise, slow: SwitchableModel, way: str
 ) -> None:
     x = tiny.images(4)
     plans = [uniform(slow, name) for name in ("fp32", "int8", "int4")]
     with torch.inference_mode():
         expected = [slow.run(x, plan) for plan in plans]
-    done = threading.Event()
-    outputs: list[Tensor] = []
+    next_plan = itertools.cycle(plans)
 
-    def serve() -> None:
+    def serve(_: int) -> list[Tensor]:
         with torch.inference_mode():
-            while not done.is_set():
-                outputs.append(slow.run(x) if way == "run" else slow.model(x))
+            return [slow.run(x) if way == "run" else slow.model(x) for _ in range(25)]
 
-    threads = [threading.Thread(target=serve) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    deadline = time.monotonic() + 20.0
-    switches = 0
-    while len(outputs) < 100 and time.monotonic() < deadline:
-        slow.switch(plans[switches % 3])
-        switches += 1
-        time.sleep(3e-4)
-    done.set()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(1) as switching, ThreadPoolExecutor(4) as serving:
+        stepwise.between = lambda: switching.submit(slow.switch, next(next_plan)).result(20)
+        outputs = [output for served in serving.map(serve, range(4)) for output in served]
     matches = [[torch.equal(output, one) for one in expected] for output in outputs]
     assert all(any(match) for match in matches), "a batch ran under a mixture of plans"
     assert all(any(match[index] for match in matches) for index in range(3)), "not every plan ran"
 
 
-def test_plans_for_single_batches_do_not_meet_in_other_threads(slow: SwitchableModel) -> None:
+def test_plans_for_single_batches_do_not_meet_in_other_threads(
+    stepwise: Stepwise, slow: SwitchableModel
+) -> None:
     x = tiny.images(4)
     plans = [uniform(slow, name) for name in ("fp32", "int8", "int4")]
     with torch.inference_mode():
@@ -143,6 +140,8 @@ def test_plans_for_single_batches_do_not_meet_in_other_threads(slow: SwitchableM
         with torch.inference_mode():
             return torch.equal(slow.run(x, plans[index % 3]), expected[index % 3])
 
+    together = threading.Barrier(6)
+    stepwise.between = lambda: together.wait(20)
     with ThreadPoolExecutor(6) as pool:
         assert all(pool.map(shadow, range(36)))
 
@@ -157,13 +156,20 @@ def test_a_part_called_by_itself_follows_the_active_plan(switchable: SwitchableM
 # --- detaching with batches under way ---------------------------------------------------------------------
 
 
-def test_detaching_waits_for_the_batches_under_way(slow: SwitchableModel) -> None:
+def test_detaching_waits_for_the_batches_in_flight(stepwise: Stepwise, slow: SwitchableModel) -> None:
     x = tiny.images(4)
     slow.switch(uniform(slow, "int8"))
     with torch.inference_mode():
         reference, quantized = slow.run(x, slow.reference_plan), slow.run(x)
     outputs: list[Tensor] = []
     refused = []
+    in_flight, detached, this_thread = threading.Barrier(5), threading.Event(), threading.local()
+
+    def meet() -> None:
+        """Wait in the middle of a thread's first batch until all threads have begun one."""
+        if not hasattr(this_thread, "has_met"):
+            this_thread.has_met = True
+            in_flight.wait(20)
 
     def serve() -> None:
         try:
@@ -174,16 +180,22 @@ def test_detaching_waits_for_the_batches_under_way(slow: SwitchableModel) -> Non
             refused.append(str(error))
 
     def serve_directly() -> None:
-        for _ in range(12):
+        for index in range(12):
+            if index == 6:
+                assert detached.wait(20)
             with torch.inference_mode():
                 outputs.append(slow.model(x))
 
+    stepwise.between = meet
     threads = [threading.Thread(target=target) for target in (serve, serve, serve_directly, serve_directly)]
     for thread in threads:
         thread.start()
-    time.sleep(0.02)
+    in_flight.wait(20)
     slow.detach()
-    for thread in threads:
+    for thread in threads[:2]:
+        thread.join(20.0)
+    detached.set()
+    for thread in threads[2:]:
         thread.join(20.0)
     assert refused == ["the model is detached and runs no plan any more; attach it again"] * 2
     assert all(torch.equal(output, quantized) or torch.equal(output, reference) for output in outputs)

@@ -82,7 +82,7 @@ def run() -> Benchmark:
         workload = load_workload(name)
         if workload is not None:
             settings = compose_training([f"workload={name}", "energy=modelled"])
-            sharing = _measure(workload, settings)
+            sharing = measure_sharing(workload, settings)
             measured.append(sharing)
             rows += table_rows(name, sharing)
     first = measured[0]
@@ -176,7 +176,8 @@ def _difference(a: Tensor, b: Tensor) -> float:
     return float((a - b).abs().nan_to_num(nan=math.inf)[~same].max()) if not bool(same.all()) else 0.0
 
 
-def _measure(workload: Workload, settings: TrainingSettings) -> Sharing:
+def measure_sharing(workload: Workload, settings: TrainingSettings) -> Sharing:
+    """Run the plans of a rollout on ``workload``, plainly and shared."""
     with build_model(workload, settings.precisions) as model:
         profile, _ = profile_model(model, workload, settings.energy.costs)
         parts, labels = split_batches(workload, "search")

@@ -54,7 +54,7 @@ def measure(
     # A plan that was read from a file is equal to the prepared one, but another object.
     copies = (PrecisionPlan(dict(plan)) for plan in itertools.cycle(plans))
     equal = _switch_us(model, copies, switches)
-    new = _switch_us(model, _random_plans(names), new_plans)
+    new = _switch_us(model, random_plans(names), new_plans)
     call_us, first_us = _layer_call_us(model, x, plans)
     rows: list[Row] = [
         _row("prepared plans, the same objects", prepared, len(names)),
@@ -97,7 +97,8 @@ def _switch_us(model: SwitchableModel, plans: Iterator[PrecisionPlan], switches:
     return statistics.median(times_ns) / 1e3
 
 
-def _random_plans(names: tuple[str, ...]) -> Iterator[PrecisionPlan]:
+def random_plans(names: tuple[str, ...]) -> Iterator[PrecisionPlan]:
+    """Plans drawn at random for the layers ``names``, the same ones each time, without end."""
     generator = random.Random(0)  # noqa: S311 - nothing here is secret
     while True:
         yield PrecisionPlan({name: generator.choice(("fp32", "bf16", "int8")) for name in names})

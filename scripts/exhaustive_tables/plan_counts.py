@@ -128,10 +128,10 @@ class PlanCounter:
     def _run(self, batch: Tensor, labels: Tensor) -> PlanCounts:
         checked = np.random.default_rng(0).integers(0, self.rows, _CHECKED).tolist()
         parts: list[tuple[Tensor, Tensor, Tensor]] = []
-        reference: _Reference | None = None
+        reference: ReferenceAnswers | None = None
         first = 0
         for together in _stacked(self._tree.logits(batch)):
-            reference = reference or _Reference(together[0], labels)
+            reference = reference or ReferenceAnswers(together[0], labels)
             parts.append(reference.compare(together))
             for row in checked:
                 if first <= row < first + len(together):
@@ -153,7 +153,7 @@ class PlanCounter:
             )
 
 
-class _Reference:
+class ReferenceAnswers:
     """What row 0 answers on a batch."""
 
     def __init__(self, logits: Tensor, labels: Tensor) -> None:

@@ -127,13 +127,13 @@ def fixed_copy(model: SwitchableModel, plan: PrecisionPlan, example: Inputs) -> 
         )
     for layer, kernel in zip(found, kernels, strict=True):
         if kernel is not None:
-            layer.module.forward = _traceable(kernel)
+            layer.module.forward = traceable(kernel)
             if layer.batch_norm is not None:
                 layer.batch_norm.forward = _unchanged  # type: ignore[method-assign]
     return fixed
 
 
-def _traceable(kernel: PackedKernel) -> Kernel:
+def traceable(kernel: PackedKernel) -> Kernel:
     """What a compiler may trace of a kernel."""
     if kernel.native is not None and kernel.native.startswith("cuda ") and kernel.native not in _OPAQUE:
         return kernel.run

@@ -126,11 +126,15 @@ def _pack_block(layer: LayerWeights, precision: Precision, calibration: LayerCal
         weight = round_weight(rows).permute(0, 3, 1, 2).contiguous()
         # Channels are the third axis from the end, also in a single image without a batch axis.
         return lambda x: layer.apply(round_input(x.movedim(-3, -1)).movedim(-1, -3), weight)
-    unfolded = _pack_unfolded(layer, round_weight(rows.flatten(1)), round_input)
+    unfolded = pack_unfolded(layer, round_weight(rows.flatten(1)), round_input)
     return lambda x: unfolded(x) if x.ndim == 4 else unfolded(x.unsqueeze(0)).squeeze(0)
 
 
-def _pack_unfolded(layer: LayerWeights, weight: Tensor, round_input: Kernel) -> Kernel:
+def pack_unfolded(layer: LayerWeights, weight: Tensor, round_input: Kernel) -> Kernel:
+    """A convolution as a product of ``weight``, (out, kernel height * width * channels), with patches.
+
+    ``round_input`` rounds the patches, whose values lie along the last axis as those of ``weight`` do.
+    """
     groups, (kernel_h, kernel_w) = layer.groups, layer.weight.shape[2:]
     grouped = weight.reshape(groups, -1, weight.shape[1])  # (g, out / g, k)
 
