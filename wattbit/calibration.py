@@ -17,7 +17,7 @@ from torch import Tensor
 from wattbit.errors import ModelError, WattbitError
 from wattbit.numerics import AffineQuantizer, activation_quantizer
 from wattbit.precision import Precision
-from wattbit.storage.strict_json import dump_json, parse_json
+from wattbit.storage.strict_json import dump_json, parse_json, require_number
 
 CALIBRATION_SCHEMA = 1
 
@@ -131,9 +131,7 @@ def calibration_from_json(text: str) -> dict[str, LayerCalibration]:
 
 
 def _layer_from(layer: Mapping[str, Any]) -> LayerCalibration:
-    absmax = layer["absmax"]
-    if isinstance(absmax, bool) or not isinstance(absmax, int | float) or not 0.0 <= absmax < math.inf:
-        raise ValueError(f"absmax {absmax!r:.80} must be a finite number, 0 or more")
+    absmax = require_number(layer["absmax"], "absmax")
     affine = {int(bits): AffineQuantizer(**quantizer) for bits, quantizer in layer["affine"].items()}
     for bits, quantizer in affine.items():
         if quantizer.bits != bits or not isinstance(quantizer.zero_point, int):

@@ -13,7 +13,6 @@ that cannot switch cost; it is None where it is not known, and then figures cove
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, cast, get_args
@@ -21,7 +20,7 @@ from typing import Any, Literal, cast, get_args
 from wattbit.errors import PlanError, WattbitError
 from wattbit.plan import PrecisionPlan
 from wattbit.precision import precision
-from wattbit.storage.strict_json import dump_json, parse_json
+from wattbit.storage.strict_json import dump_json, parse_json, require_number
 
 PROFILE_SCHEMA = 1
 
@@ -222,7 +221,9 @@ class ModelProfile:
                 precisions=tuple(precision(name).name for name in data["precisions"]),
                 provenance=cast(Provenance, data["provenance"]),
                 device=data["device"],
-                conversion_j={pair: _number(joules, pair) for pair, joules in data["conversion_j"].items()},
+                conversion_j={
+                    pair: require_number(joules, pair) for pair, joules in data["conversion_j"].items()
+                },
                 other_energy_j=_optional(data["other_energy_j"], "other_energy_j"),
                 other_latency_ms=_optional(data["other_latency_ms"], "other_latency_ms"),
             )
@@ -237,7 +238,7 @@ def _layer_from(layer: Mapping[str, Any]) -> LayerProfile:
     if not isinstance(shape.name, str) or shape.kind not in get_args(LayerKind):
         raise ValueError(f"layer {shape.name!r:.80} of kind {shape.kind!r:.80} cannot switch")
     for field in fields(LayerShape)[2:]:
-        if _number(getattr(shape, field.name), field.name) < (0 if field.name == "depth" else 1):
+        if require_number(getattr(shape, field.name), field.name) < (0 if field.name == "depth" else 1):
             raise ValueError(f"{field.name} of layer {shape.name!r} is {getattr(shape, field.name)}")
     return LayerProfile(
         shape, {precision(name).name: _cost_from(cost) for name, cost in layer["costs"].items()}
@@ -248,7 +249,7 @@ def _cost_from(data: Mapping[str, Any]) -> PrecisionCost:
     cost = PrecisionCost(**data)
     _optional(cost.energy_rel_std, "energy_rel_std")
     for name in ("energy_j", "latency_ms", "memory_bytes", "sensitivity", "sensitivity_std"):
-        _number(getattr(cost, name), name)
+        require_number(getattr(cost, name), name)
     if cost.energy_j <= 0.0 or not isinstance(cost.native, bool):
         raise ValueError(
             f"energy_j {cost.energy_j} must be above 0, native {cost.native!r:.80} true or false"
@@ -270,10 +271,4 @@ def _require_sound(profile: ModelProfile) -> None:
 
 
 def _optional(value: Any, name: str) -> float | None:
-    return None if value is None else _number(value, name)
-
-
-def _number(value: Any, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0.0 <= value < math.inf:
-        raise ValueError(f"{name} is {value!r:.80}, must be a finite number, 0 or more")
-    return value
+    return None if value is None else require_number(value, name)

@@ -17,7 +17,6 @@ Needs numpy only. Loading verifies every hash before anything is parsed.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -29,7 +28,7 @@ from wattbit.plan import PrecisionPlan
 from wattbit.policy import MLPPolicy
 from wattbit.profile import ModelProfile, Provenance
 from wattbit.serving.bundle_files import MANIFEST, read_files, write_files
-from wattbit.storage.strict_json import dump_json, parse_json
+from wattbit.storage.strict_json import dump_json, parse_json, require_number
 
 BUNDLE_SCHEMA = 2
 
@@ -224,7 +223,5 @@ def _plan_from(record: Mapping[str, Any], profile: ModelProfile) -> BundledPlan:
     if found.provenance != profile.provenance:
         raise ValueError(f"plan {plan.plan_id} has {found.provenance!r:.80} energy, not {profile.provenance}")
     for name in ("tolerance_pp", "energy_j", "latency_ms"):
-        value = getattr(found, name)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0.0 <= value < math.inf:
-            raise ValueError(f"{name} of plan {plan.plan_id} is {value!r:.80}, must be a number, 0 or more")
+        require_number(getattr(found, name), f"{name} of plan {plan.plan_id}")
     return found

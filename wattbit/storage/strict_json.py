@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 
@@ -26,6 +27,17 @@ def parse_json(text: str | bytes) -> Any:
         return json.loads(text, object_pairs_hook=_refuse_doubles, parse_constant=_refuse_constant)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+
+
+def require_number(value: Any, name: str) -> float:
+    """Return ``value``, read from JSON as ``name``.
+
+    Raises:
+        ValueError: If it is not a finite number, 0 or more.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0.0 <= value < math.inf:
+        raise ValueError(f"{name} is {value!r:.80}, must be a finite number, 0 or more")
+    return value
 
 
 def _refuse_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
