@@ -59,7 +59,7 @@ def _candidate(kind: str, build: Callable[[], CounterMeter], model_device: str) 
         try:
             return build()
         except MeterError as error:
-            # The remedy is for those who ask for this very counter; here the reason is enough.
+            # The remedy is for users who ask for this counter by name; here the reason is enough.
             raise MeterError(re.split(r"[:;] ", str(error))[0]) from None
 
     return make

@@ -197,7 +197,7 @@ class CounterWindow(Generic[R]):
 
 
 def require_plausible(energy_j: float, seconds: float, least_w: float, most_w: float, what: str) -> None:
-    """Refuse energy that no device spends: it stands for a counter or a clock that jumped.
+    """Refuse energy that no device can spend: a counter or a clock jumped.
 
     Raises:
         MeterError: If the mean power is not from ``least_w`` to ``most_w``.

@@ -12,7 +12,7 @@ PROC_STAT = Path("/proc/stat")
 
 _BUSY_COLUMNS = (0, 1, 2, 5, 6)  # user, nice, system, irq, softirq; guests are part of user
 _TICK_S = 0.01
-"""The kernel accounts in steps of this length: so much foreign time may be none."""
+"""The kernel accounts in steps of this length, so foreign time this short may be rounding."""
 
 
 @dataclass(frozen=True, slots=True)

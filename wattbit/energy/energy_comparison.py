@@ -55,7 +55,7 @@ class EnergyComparison:
 
     @property
     def net_ratio(self) -> float | None:
-        """Ratio of the energies above idle; None if not known, or noise is all there is above idle."""
+        """Ratio of the energies above idle; None if not known, or not above 0."""
         reference_j, candidate_j = self.net_reference_j, self.net_candidate_j
         if reference_j is None or candidate_j is None or min(reference_j, candidate_j) <= 0.0:
             return None
@@ -76,5 +76,5 @@ class Confirmation:
 
     @property
     def error(self) -> float:
-        """The additive model's relative error: 0.1 means that it says 10 % too much energy."""
+        """The additive model's relative error: 0.1 means that it predicts 10 % too much energy."""
         return self.predicted_ratio / self.measured.energy_ratio - 1.0

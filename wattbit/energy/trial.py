@@ -18,7 +18,7 @@ from wattbit.energy.rejection import Rejection, RejectionRules, rejection
 Work = Callable[[], object]
 
 FINE_WINDOW_S = 0.002
-"""Shortest window of a meter that may be read at any moment: some hundred times what reading it takes."""
+"""Shortest window of a meter that may be read at any moment: about 100 times what reading it takes."""
 
 _FINE_TRIALS = 12
 _COUNTER_TRIALS = 5
@@ -186,7 +186,7 @@ class TrialRunner:
                 self._settle(work)
             windows.append(run_window(self._meter, work, self.schedule.repeats))
             if self.schedule.longest_gap_s == 0.0 and position in (0, 2):
-                # Nothing needs this, but drift that is linear in time cancels only if what lies between
+                # Not needed to settle, but drift that is linear in time cancels only if what lies between
                 # windows is the same before and after the middle.
                 self._settle(work)
         first, second, third, fourth = windows

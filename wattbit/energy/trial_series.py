@@ -1,4 +1,4 @@
-"""The trials of one comparison: run until enough are good or it is given up, then summed up."""
+"""The trials of one comparison: run until enough are good or attempts run out, then summed up."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class TrialSeries:
         rules, repeats = self._runner.rules, self._schedule.repeats
         fine = self._schedule.rounds > 1
         whole = _estimate(used, fine)
-        # Few windows of many trials are calm: trials are put together, so that each part has some.
+        # Only some windows are calm, so trials are grouped: each group then has a few.
         groups = [used[start::_GROUPS] for start in range(_GROUPS)] if fine else [[trial] for trial in used]
         parts = [_estimate(group, fine) for group in groups if group]
         low, high = ratio_interval(

@@ -41,7 +41,7 @@ MOST_OUTCOMES = 10
 """Classes followed, each by a backward pass: the most probable of each sample; the others count as one."""
 
 DOUBTFUL_NATS = 0.01
-"""A mean divergence above this is measured directly, because there the layers after it bend."""
+"""A mean divergence above this is measured directly, where the layers after it are not linear."""
 
 DIRECT_SAMPLES = 64
 """Samples for what is measured directly; a large divergence needs few."""
@@ -61,7 +61,7 @@ def gradient_sensitivities(
     workers: int = 1,
     progress: Progress | None = None,
 ) -> list[Sensitivity | None]:
-    """Follow the derivatives of all ``inputs``, and measure directly what they cannot tell.
+    """Follow the derivatives of all ``inputs``, and measure directly where they do not suffice.
 
     Args:
         model: The model, calibrated; its samples do not depend on each other.
@@ -112,7 +112,7 @@ def _follow(
     workers: int,
     progress: Progress | None,
 ) -> dict[LayerChoice, Tensor]:
-    """The divergence of each sample, (samples,) nats, for each candidate whose derivatives tell it."""
+    """The divergence of each sample, (samples,) nats, for each candidate that derivatives suffice for."""
     cut = list(batches(inputs, batch_size))
     entangled = _Trace.of(model, cut[0]).entangled_layers()
     clear = [candidate for candidate in candidates if candidate[0] not in entangled]
@@ -198,9 +198,9 @@ class _Trace:
         return torch.autograd.grad(of, written, retain_graph=True, allow_unused=True, materialize_grads=True)
 
     def entangled_layers(self) -> set[int]:
-        """The layers in whose outputs the samples do not lie one after the other.
+        """The layers whose outputs do not hold the samples one after the other.
 
-        Told by what the first sample's outcomes depend on: in such a layer, on others' places, too.
+        In such a layer the first sample's outcomes also depend on places that would be other samples'.
         """
         samples = len(self.outcomes)
         found = {i for i, calls in enumerate(self.calls) if any(len(c.wrote) % samples for c in calls)}

@@ -157,10 +157,10 @@ class MeteredCost:
 
     @torch.inference_mode()
     def residual_cost(self) -> tuple[float | None, float | None]:
-        """Energy and time of what is not a switchable layer; None where noise is all there is.
+        """Energy and time of what is not a switchable layer; None where it does not stand out from noise.
 
-        All layers, one after the other, are measured against the whole model, and what is missing to 1 is
-        charged on the layers' own figures: drift between measurements does not matter here either.
+        All layers, one after the other, are measured against the whole model; what their share lacks to 1 is
+        taken of the layers' own figures, so that drift between measurements does not matter here either.
         """
         reference = self._model.precisions[0].name
         count = len(self._model.shapes)

@@ -82,7 +82,7 @@ def measure_profile(
 
     Raises:
         ModelError: If the reference output is not finite, or derivatives are asked for and there are none.
-        ConfigError: If ``sensitivity`` is neither, or there are less than 1 worker.
+        ConfigError: If ``sensitivity`` is neither, or there is less than 1 worker.
         PrecisionError: If a layer has no cost at the reference, which all others are compared with.
     """
     costs = _layer_costs(model, cost)
