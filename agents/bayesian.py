@@ -1,44 +1,37 @@
-"""Bayesian optimisation: run the plans that promise most by a surrogate of the drop, and learn from them."""
+"""Bayesian optimisation: run the plans of largest expected saving by a surrogate of the drop, then refit."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
-
 import numpy as np
-from numpy.typing import NDArray
 
-from agents.additive import additive_plans
+from agents.initial_design import run_spread_design
 from agents.search_method import SearchTask
 from agents.surrogate.acquisition import Acquisition
 from agents.surrogate.chain_step import AIMS, chain_steps
 from agents.surrogate.drop_surrogate import DropSurrogate, FittedSurrogate
 from agents.surrogate.plan_arrays import Indices, PlanArrays
-from wattbit.plan import PrecisionPlan
 
-Floats = NDArray[np.float64]
-
-# Up to so many plans are all looked at; of more, the best are climbed to.
+# Up to this many plans, all are scanned; among more, hill climbing finds the best.
 _MOST_SCANNED = 200_000
-# Of a scan, the plans that promise most at each tolerance are looked at again until the next one.
+# Plans of a scan, those of largest expected saving at each tolerance, that are looked at until the next scan.
 _KEPT = 1000
-# Weights of the kernels are learned, and all plans scanned, again when there are so many times more outcomes.
+# Kernel weights are learned, and all plans scanned, again when outcomes have grown by this factor.
 _GROWTH = 1.15
-# A plan is run if it promises this share of what the most promising plan of its round does.
+# A plan is run if its expected saving is this share of the largest of its round,
 _WORTH_RUNNING = 0.1
-# Nothing is run for less than this share of the energy.
-_LEAST_PROMISE = 1e-6
+# and at least this share of the incumbent's energy.
+_LEAST_SAVING = 1e-6
+
+Candidate = tuple[float, Indices]
+"""Expected saving and plan (layers,)."""
 
 
 class BayesianOptimisation:
-    """Starts from additive optima; then each round runs the most promising plan of every tolerance.
-
-    What a plan promises is the energy it would save, times the probability that it passes the search gate.
+    """After an initial design, each round runs the plan of largest expected saving at every tolerance.
 
     Args:
-        long_steps: True if plans are climbed to from where `agents.surrogate.chain_step` leads; False if only
-            from the best plans known and from additive optima. Where all plans can be looked at it changes
-            nothing.
+        long_steps: True if hill climbing starts where `agents.surrogate.chain_step` leads; False if only from
+            incumbents and additive optima. Where all plans are scanned it changes nothing.
     """
 
     def __init__(self, long_steps: bool = False) -> None:
@@ -46,12 +39,15 @@ class BayesianOptimisation:
         self._long_steps = long_steps
 
     def search(self, task: SearchTask) -> None:
-        """Evaluate until the budget is spent or no plan promises anything."""
-        profile = task.evaluator.profile
-        start = additive_plans(profile, max(1, task.budget // 5))
-        task.evaluator.evaluate_all(start[: task.budget])
-        surrogate = DropSurrogate(profile, task.archive.gate)
-        proposer = self._proposer(surrogate.arrays, start, np.random.default_rng(task.seed))
+        """Evaluate until the budget is spent or no plan is worth running."""
+        initial = run_spread_design(task)
+        surrogate = DropSurrogate(task.evaluator.profile, task.archive.gate)
+        arrays, rng = surrogate.arrays, np.random.default_rng(task.seed)
+        proposer: _Scan | _HillClimbing
+        if arrays.supported.sum(axis=1).prod(dtype=np.float64) <= _MOST_SCANNED:
+            proposer = _Scan(arrays)
+        else:
+            proposer = _HillClimbing(arrays.indices(initial), rng, self._long_steps)
         fitted: FittedSurrogate | None = None
         learned = 0
         while (left := task.budget - task.evaluator.evaluations) > 0:
@@ -60,98 +56,58 @@ class BayesianOptimisation:
             due = fitted is None or len(outcomes) >= _GROWTH * learned
             learned = len(outcomes) if due else learned
             fitted = surrogate.fit(outcomes, None if due else fitted)
-            chosen = _worthwhile(proposer.propose(_State.of(task, fitted, due)), left)
+            acquisition = Acquisition(fitted, task.archive, task.tolerances_pp)
+            chosen = _worthwhile(proposer.propose(acquisition, thorough=due), left)
             if not chosen:
                 break
-            task.evaluator.evaluate_all(surrogate.arrays.plans(np.stack(chosen)))
+            task.evaluator.evaluate_all(arrays.plans(np.stack(chosen)))
         task.report(task.evaluator.evaluations, task.budget, "")
-
-    def _proposer(
-        self, arrays: PlanArrays, start: list[PrecisionPlan], rng: np.random.Generator
-    ) -> _Proposer:
-        if arrays.supported.sum(axis=1).prod(dtype=np.float64) <= _MOST_SCANNED:
-            return _Scan(arrays)
-        return _Climb(arrays.indices(start), rng, self._long_steps)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _State:
-    """What is known in a round.
-
-    Attributes:
-        surrogate: Predicts drops.
-        acquisition: What plans promise.
-        tolerances_pp: The tolerances.
-        best: The best plan known at each tolerance, (tolerances, layers).
-        thoroughly: True to look further than in other rounds.
-    """
-
-    surrogate: FittedSurrogate
-    acquisition: Acquisition
-    tolerances_pp: tuple[float, ...]
-    best: Indices
-    thoroughly: bool
-
-    @classmethod
-    def of(cls, task: SearchTask, fitted: FittedSurrogate, thoroughly: bool) -> _State:
-        return cls(
-            fitted,
-            Acquisition(fitted, task.archive, task.tolerances_pp),
-            task.tolerances_pp,
-            fitted.arrays.indices([task.archive.best(t).plan for t in task.tolerances_pp]),
-            thoroughly,
-        )
-
-
-class _Proposer(Protocol):
-    """Finds the plans that promise most."""
-
-    def propose(self, state: _State) -> list[tuple[float, Indices]]:
-        """A promise and a new plan for each tolerance, all different; a promise of 0 is none."""
 
 
 class _Scan:
-    """Looks at every plan there is."""
+    """Looks at every plan in a thorough round, else at the best of the last one."""
 
     def __init__(self, arrays: PlanArrays) -> None:
         choices = [np.flatnonzero(supported) for supported in arrays.supported]
         self._plans = np.stack(np.meshgrid(*choices, indexing="ij"), axis=-1).reshape(-1, len(choices))
         self._kept = self._plans
 
-    def propose(self, state: _State) -> list[tuple[float, Indices]]:
-        looked_at = self._plans if state.thoroughly else self._kept
-        values = state.acquisition.values(looked_at)
-        if state.thoroughly:
+    def propose(self, acquisition: Acquisition, *, thorough: bool) -> list[Candidate]:
+        """A candidate for each tolerance, all different."""
+        plans = self._plans if thorough else self._kept
+        values = acquisition.values(plans)
+        if thorough:
             top = np.argpartition(-values, min(_KEPT, len(values) - 1), axis=0)[:_KEPT]
-            self._kept = looked_at[np.unique(top)]
+            self._kept = plans[np.unique(top)]
         found = []
         for column in range(values.shape[1]):
             row = int(values[:, column].argmax())
-            found.append((float(values[row, column]), looked_at[row]))
+            found.append((float(values[row, column]), plans[row]))
             values[row] = 0.0
         return found
 
 
-class _Climb:
-    """Climbs to plans that promise much, from plans that are good or promising themselves."""
+class _HillClimbing:
+    """Climbs from incumbents and from candidates of large expected saving."""
 
     def __init__(self, optima: Indices, rng: np.random.Generator, long_steps: bool) -> None:
         self._optima = optima
         self._rng = rng
         self._long_steps = long_steps
 
-    def propose(self, state: _State) -> list[tuple[float, Indices]]:
-        acquisition = state.acquisition
-        found: list[tuple[float, Indices]] = []
-        for column, tolerance_pp in enumerate(state.tolerances_pp):
-            starts = [state.best[column]]
+    def propose(self, acquisition: Acquisition, *, thorough: bool) -> list[Candidate]:
+        """New candidates, at most one for each tolerance; thorough rounds start from more plans."""
+        incumbents = acquisition.incumbents
+        found: list[Candidate] = []
+        for column, tolerance_pp in enumerate(acquisition.tolerances_pp):
+            starts = [incumbents[column]]
             if self._long_steps:
-                limits_pp = [aim * tolerance_pp for aim in AIMS]
-                starts += _promising(acquisition, chain_steps(state.surrogate, starts[0], limits_pp), column)
+                far = chain_steps(acquisition.surrogate, starts[0], AIMS * tolerance_pp)
+                starts += _best(acquisition, far, column)
             else:
                 starts += [plan for _, plan in found[-1:]]
-                if state.thoroughly:
-                    starts += _promising(acquisition, np.concatenate([state.best, self._optima]), column)
+                if thorough:
+                    starts += _best(acquisition, np.concatenate([incumbents, self._optima]), column)
             climbed = [acquisition.climb(start, column, self._rng) for start in starts]
             plan, value = max(climbed, key=lambda pair: pair[1])
             if value > 0.0:
@@ -160,13 +116,13 @@ class _Climb:
         return found
 
 
-def _promising(acquisition: Acquisition, plans: Indices, column: int) -> list[Indices]:
-    """The most promising of ``plans``, if there is any."""
+def _best(acquisition: Acquisition, plans: Indices, column: int) -> list[Indices]:
+    """The one of ``plans`` with the largest expected saving, if there is any."""
     return [plans[int(acquisition.values(plans)[:, column].argmax())]] if len(plans) else []
 
 
-def _worthwhile(found: list[tuple[float, Indices]], count: int) -> list[Indices]:
-    """The plans that promise most, at most ``count``; none that promises much less than the best does."""
+def _worthwhile(found: list[Candidate], count: int) -> list[Indices]:
+    """The plans of largest expected saving, at most ``count``; none far below the best."""
     ranked = sorted(found, key=lambda pair: -pair[0])
-    least = max(_LEAST_PROMISE, _WORTH_RUNNING * ranked[0][0]) if ranked else 0.0
+    least = max(_LEAST_SAVING, _WORTH_RUNNING * ranked[0][0]) if ranked else 0.0
     return [plan for value, plan in ranked[:count] if value >= least]

@@ -11,7 +11,7 @@ from pathlib import Path
 from sb3_contrib import MaskablePPO
 from stable_baselines3.common.vec_env import VecEnv
 
-from agents.training_callback import LearningPoint
+from agents.training_callbacks import LearningPoint
 from wattbit.errors import ConfigError
 from wattbit.storage.atomic_write import write_atomically
 from wattbit.storage.strict_json import dump_json, parse_json

@@ -14,11 +14,11 @@ from contextlib import suppress
 import numpy as np
 from numpy.typing import NDArray
 from stable_baselines3 import DDPG as Agent  # noqa: N811 (ours has its name)
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
 
 from agents.search_method import SearchTask
 from agents.stopping import BudgetSpent
+from agents.training_callbacks import StopAtBudget
 from envs.continuous_action import ContinuousActionEnv
 from envs.layer_precision import LayerPrecisionEnv
 from wattbit.errors import ConfigError
@@ -94,7 +94,7 @@ class DDPG:
             device="cpu",
         )
         with suppress(BudgetSpent):
-            model.learn(self._episodes_per_evaluation * task.budget * layers, callback=_Watch(task))
+            model.learn(self._episodes_per_evaluation * task.budget * layers, callback=_StopAndReport(task))
 
 
 class DecayingNoise(ActionNoise):
@@ -126,16 +126,8 @@ class DecayingNoise(ActionNoise):
             self.deviation *= self._decay
 
 
-class _Watch(BaseCallback):
-    """Ends the training when the budget is spent, and reports how it goes on."""
-
-    def __init__(self, task: SearchTask) -> None:
-        super().__init__()
-        self._task = task
-
-    def _on_step(self) -> bool:
-        evaluator = self._task.evaluator
-        return evaluator.evaluations < self._task.budget
+class _StopAndReport(StopAtBudget):
+    """Ends the training at the budget, and reports after each episode."""
 
     def _on_rollout_end(self) -> None:
         self._task.report(self._task.evaluator.evaluations, self._task.budget, "")

@@ -1,23 +1,31 @@
-"""The first plans a search runs: additive optima, closer and closer to where each tolerance breaks."""
+"""Initial designs: the additive optima that a search starts from."""
 
 from __future__ import annotations
 
 import math
 
-from agents.additive import AdditiveModel
+from agents.additive import AdditiveModel, additive_plans
 from agents.search_method import SearchTask
+from wattbit.plan import PrecisionPlan
 
-# Additive optima spread over all budgets of sensitivity, before any tolerance is looked for.
+# Additive optima spread over all budgets of sensitivity, before the bisection.
 _SPREAD = 8
 # Budgets closer than this (ratio) differ by no more than chance.
 _CLOSE = 1.02
 
 
-class AdditiveSeeds:
-    """Runs additive optima (`agents.additive`) for a task, and finds by bisection which of them pass.
+def run_spread_design(task: SearchTask) -> list[PrecisionPlan]:
+    """Spend a fifth of the budget on additive optima of log-spaced sensitivity budgets; returns them."""
+    plans = additive_plans(task.evaluator.profile, max(1, task.budget // 5))
+    task.evaluator.evaluate_all(plans[: task.budget])
+    return plans
 
-    A fixed grid of budgets spends most of its plans where no tolerance is. Here the widest gap between a
-    budget that passes a tolerance and the next that does not is halved, again and again.
+
+class BisectedDesign:
+    """Runs additive optima for a task, and finds by bisection which of them pass at each tolerance.
+
+    A fixed grid of sensitivity budgets spends most of its plans far from any tolerance. This design halves
+    the widest gap between a budget that passes at a tolerance and the next that does not, again and again.
 
     Args:
         task: The search; plans are run through its evaluator.
@@ -29,7 +37,7 @@ class AdditiveSeeds:
         self._judged_pp: dict[float, float] = {}
 
     def run(self, evaluations: int) -> None:
-        """Run optima until the task's evaluator has run ``evaluations`` plans or nothing is left to halve."""
+        """Run optima until the task's evaluator has run ``evaluations`` plans or all gaps are closed."""
         evaluator = self._task.evaluator
         for nats in self._model.budgets(max(2, min(_SPREAD, evaluations))):
             if evaluator.evaluations >= evaluations:

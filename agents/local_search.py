@@ -1,20 +1,20 @@
-"""Local search: from additive optima downhill in energy, as long as the plans that are run pass."""
+"""Local search: from additive optima to cheaper neighbours, as long as the plans that are run pass."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.additive import additive_plans
+from agents.initial_design import run_spread_design
 from agents.search_method import SearchTask
 from agents.surrogate.gp_covariance import FLOOR_NATS
 from agents.surrogate.plan_arrays import Indices, PlanArrays
 
-# Plans run at a tolerance before it is the next one's turn.
+# Plans run at one tolerance before the next has its turn.
 _TOGETHER = 4
-# Swaps drawn around a plan, of the many there are.
+# Largest number of swaps looked at around a plan.
 _SWAPS = 4000
-# Layers changed at random where everything around a plan was run.
+# Layers changed at random where all neighbours of a plan were run.
 _KICKED = 3
 _KICKS = 200
 # A saving of energy by 1 % is worth 4 % more sensitivity: better than 0 %, and than any at the best ratio.
@@ -22,20 +22,19 @@ _NATS_FOR_ENERGY = 4.0
 
 
 class LocalSearch:
-    """Hill climbing on what is measured, the tolerances in turn.
+    """Hill climbing on measured drops, one tolerance after another.
 
-    The neighbours of the best plan known at a tolerance are the plans in which one layer changes, or one
-    gets narrower and another one wider. Those that cost less energy are run: by turns the least sensitive and
-    the one that pays best for its sensitivity. Where all of them were run, it goes on from the best plan with
-    some layers changed at random.
+    The neighbours of an incumbent are the plans in which one layer changes, or one layer gets narrower and
+    another wider. Those that cost less energy are run: by turns the least sensitive and the one that saves
+    most for its sensitivity. Where all were run, the search goes on from the incumbent with some layers
+    changed at random.
     """
 
     name = "local_search"
 
     def search(self, task: SearchTask) -> None:
         """Evaluate until the budget is spent, or nothing new turns up at any tolerance."""
-        start = additive_plans(task.evaluator.profile, max(1, task.budget // 5))
-        task.evaluator.evaluate_all(start[: task.budget])
+        run_spread_design(task)
         arrays = PlanArrays.of(task.evaluator.profile)
         rng = np.random.default_rng(task.seed)
         turn, idle = 0, 0
@@ -44,15 +43,15 @@ class LocalSearch:
             task.report(task.evaluator.evaluations, task.budget, "")
             if left <= 0:
                 return
-            best = task.archive.best(task.tolerances_pp[turn % len(task.tolerances_pp)]).plan
-            plans = _next(arrays, task, arrays.indices([best])[0], rng)[: min(left, _TOGETHER)]
+            incumbent = task.archive.best(task.tolerances_pp[turn % len(task.tolerances_pp)]).plan
+            plans = _next(arrays, task, arrays.indices([incumbent])[0], rng)[: min(left, _TOGETHER)]
             task.evaluator.evaluate_all(arrays.plans(plans))
             idle = 0 if len(plans) else idle + 1
             turn += 1
 
 
 def _next(arrays: PlanArrays, task: SearchTask, plan: Indices, rng: np.random.Generator) -> Indices:
-    """New plans that are cheaper than ``plan`` (layers,), the most promising first, (plans, layers)."""
+    """New plans that are cheaper than ``plan`` (layers,), in the order to run them, (plans, layers)."""
     known = {row.tobytes() for row in arrays.indices([outcome.plan for outcome in task.archive])}
     energy_j = arrays.energies_j(plan[None])[0]
     for around in (_neighbours(arrays, plan, rng), _kicked(arrays, plan, rng)):

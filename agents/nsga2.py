@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.additive import AdditiveModel
+from agents.additive import additive_plans
 from agents.search_method import SearchTask, spread
 from envs.continuous_action import by_energy
 from envs.evaluators.evaluator import Outcome
@@ -66,7 +66,7 @@ class NSGA2:
             if generation is None or len(generation) == 0:
                 return
             before = task.evaluator.evaluations
-            # More plans than the budget has left would all be asked for, to no use.
+            # The evaluator would refuse those beyond the budget.
             kept = generation[: task.budget - before]
             outcomes = task.evaluator.evaluate_all([genes.plan(row) for row in kept.get("X")])
             kept.set("F", _objectives(outcomes, task), "G", _violations(outcomes, task))
@@ -105,8 +105,7 @@ class Genes:
 
     def additive_optima(self, count: int) -> Genomes:
         """The distinct optima for ``count`` sensitivity budgets, the most careful first, (plans, layers)."""
-        model = AdditiveModel(self._profile)
-        plans = dict.fromkeys(model.solve(float(nats)) for nats in model.budgets(count))
+        plans = additive_plans(self._profile, count)
         return np.array([self.genome(plan) for plan in plans], dtype=np.int64)
 
 

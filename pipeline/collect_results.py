@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from agents.archive import Archive
 from agents.baselines import uniform_plans
 from agents.search_comparison import MethodRun
-from agents.training_callback import LearningPoint
+from agents.training_callbacks import LearningPoint
 from envs.evaluators.evaluator import Evaluator, Outcome
 from envs.evaluators.plan_evaluator import PlanEvaluator
 from pipeline.certification import Deployment, judge_plan

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from agents.export import export_policy
-from agents.ppo import PPO
+from agents.ppo import PPOAgent
 from agents.search_comparison import SearchComparison
 from envs.evaluators.plan_evaluator import PlanEvaluator
 from pipeline.certification import Deployment, certify_tolerance
@@ -58,7 +58,7 @@ def judge_search(
     model: SwitchableModel,
     evaluator: PlanEvaluator,
     comparison: SearchComparison,
-    agent: PPO,
+    agent: PPOAgent,
     guardrail: Guardrail,
     origin: Mapping[str, Any],
     update: Update,

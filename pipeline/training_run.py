@@ -14,7 +14,8 @@ from rich.console import Console
 
 from agents.archive import Journal
 from agents.baselines import ILP, Greedy, Random, Uniform
-from agents.ppo import PPO
+from agents.ppo import PPOAgent
+from agents.ppo_search import PPOSearch
 from agents.search_comparison import SearchComparison
 from agents.search_method import SearchMethod
 from agents.stopping import StopRule
@@ -143,7 +144,7 @@ class TrainingRun:
 
     def _search(
         self, evaluator: PlanEvaluator, tolerances: tuple[float, ...], guardrail: Guardrail
-    ) -> tuple[SearchComparison, PPO]:
+    ) -> tuple[SearchComparison, PPOAgent]:
         profile = evaluator.profile
         gate = self._settings.gate
         with (
@@ -164,14 +165,14 @@ class TrainingRun:
             comparison.restore(journal.read(profile))
             comparison.on_new = lambda outcome, method: self._keep_best(comparison, outcome)
             going = self._run_baselines(comparison, len(profile.precisions))
-            agent = self._agent(comparison.pp_per_nat(), tolerances)
+            method = self._method(comparison.pp_per_nat(), tolerances)
             if going:
                 with self._stages.stage("train", "train the policy") as self._update:
                     budget = self._settings.agent_budget
-                    going = comparison.run(agent, budget, self._settings.seed, seeded=True)
+                    going = comparison.run(method, budget, self._settings.seed, seeded=True)
         if not going:
             self._say(f"Search stopped early ({self._stop.status}); going on with the best plans so far.")
-        return comparison, agent
+        return comparison, method.ppo
 
     def _run_baselines(self, comparison: SearchComparison, uniform_plans: int) -> bool:
         """Run every baseline; False if the search has to stop."""
@@ -184,15 +185,15 @@ class TrainingRun:
                 going = going and comparison.run(method, budget, self._settings.seed)
         return going
 
-    def _agent(self, pp_per_nat: float, tolerances: Sequence[float]) -> PPO:
+    def _method(self, pp_per_nat: float, tolerances: Sequence[float]) -> PPOSearch:
         env = self._settings.env
         low, high = env.arguments["tolerance_range_pp"]
         # Wide enough for every tolerance asked for: beyond it the policy would extrapolate.
         widened = [min(low, *tolerances), max(high, *tolerances)]
-        return self._settings.agent(
+        return self._settings.ppo_search(
             make_env=partial(env, pp_per_nat=pp_per_nat, tolerance_range_pp=widened),
-            tensorboard_log=str(self._folder.tensorboard),
-            checkpoint=str(self._folder.checkpoint),
+            tensorboard_log=self._folder.tensorboard,
+            checkpoint=self._folder.checkpoint,
         )
 
     def _keep_best(self, comparison: SearchComparison, outcome: Outcome) -> None:

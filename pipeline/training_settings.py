@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from agents.ppo import PPO
+from agents.ppo_search import PPOSearch
 from envs.gate import SearchGate
 from envs.layer_precision import LayerPrecisionEnv
 from pipeline.energy_source import EnergySource
@@ -32,7 +32,7 @@ class TrainingSettings:
         energy: Where figures of energy come from.
         env: Builds the environment around an evaluator.
         gate: Decides which plans a search may offer.
-        agent: Builds the agent around an environment.
+        agent: Builds the search method around an agent; its argument ``ppo`` builds that.
         runtime: Builds the runtime that the exported bundle is checked with.
         baseline_budget: Distinct plans that each baseline may evaluate.
         agent_budget: Distinct plans that the agent may evaluate.
@@ -54,7 +54,7 @@ class TrainingSettings:
     energy: EnergySource
     env: Factory[LayerPrecisionEnv]
     gate: SearchGate
-    agent: Factory[PPO]
+    agent: Factory[PPOSearch]
     runtime: Factory[PrecisionRuntime]
     baseline_budget: int
     agent_budget: int
@@ -75,6 +75,10 @@ class TrainingSettings:
         tolerances = tuple(float(Guardrail(value).tolerance_pp) for value in self.tolerances_pp)
         object.__setattr__(self, "tolerances_pp", tolerances)
         require_workers(self.workers)
+
+    def ppo_search(self, **run: Any) -> PPOSearch:
+        """The search method, its agent made with these further arguments of `agents.ppo.PPOAgent`."""
+        return self.agent(ppo=self.agent.arguments["ppo"](**run))
 
     @property
     def origin(self) -> dict[str, Any]:

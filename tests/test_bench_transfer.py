@@ -8,13 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 from made_table import make_table
+from quick_ppo import quick_agent
 from synthetic import make_outcome
 
 from agents.archive import Archive, ArchivingEvaluator
-from agents.ppo import PPO, SearchLoop
+from agents.ppo import PPOAgent
+from agents.ppo_search import DirectPPO
 from agents.search_method import SearchTask
 from agents.surrogate.surrogate_evaluator import SurrogateEvaluator
-from agents.surrogate_ppo import SurrogateLoop
+from agents.surrogate_ppo import SurrogatePPO, SurrogateSettings
 from envs import plan_table
 from scripts import bench
 from scripts.benchmarks import transfer_bench
@@ -37,24 +39,25 @@ from scripts.benchmarks.transfer_tables import (
 from wattbit.plan import PrecisionPlan
 
 
-def quick_agent(checkpoint: Path | None, loop: SearchLoop | None = None) -> PPO:
+def small_agent(checkpoint: Path | None) -> PPOAgent:
+    """An agent that learns next to nothing, at once."""
+    return quick_agent(
+        environment(RAW), n_envs=2, episodes=4, n_epochs=1, net_arch=(8,), imitation_updates=5,
+        checkpoint=checkpoint,
+    )  # fmt: skip
+
+
+def quick_method(checkpoint: Path | None) -> DirectPPO:
     """PPO that learns next to nothing, at once."""
-    return PPO(
-        make_env=environment(RAW),
-        loop=loop,
-        total_timesteps=64,
-        n_envs=2,
-        episodes_per_rollout=4,
-        n_epochs=1,
-        net_arch=(8,),
-        imitation_updates=5,
-        checkpoint=None if checkpoint is None else str(checkpoint),
+    return DirectPPO(small_agent(checkpoint), 64)
+
+
+def quick_rounds(checkpoint: Path | None) -> SurrogatePPO:
+    """The shipped method, made short."""
+    settings = SurrogateSettings(
+        rounds=1, samples_per_tolerance=1, climbs=0, updates_per_round=1, final_updates=1
     )
-
-
-def quick_rounds() -> SurrogateLoop:
-    """The shipped loop, made short."""
-    return SurrogateLoop(rounds=1, samples_per_tolerance=1, climbs=0, updates_per_round=1, final_updates=1)
+    return SurrogatePPO(small_agent(checkpoint), 64, settings)
 
 
 @pytest.fixture
@@ -91,16 +94,16 @@ def finding(what: str, network: str, evaluations: int, seed: int, regret: float)
 def test_a_few_shot_search_starts_with_the_trained_weights_and_nothing_else(
     tables: tuple[str, str], tmp_path: Path
 ) -> None:
-    trained = quick_agent(None)
-    run_search(trained, SearchCell(tables[0], "ppo", 12, 0, "raw"))
-    assert trained.model is not None
-    assert trained.model.num_timesteps > 0
+    method = quick_method(None)
+    run_search(method, SearchCell(tables[0], "ppo", 12, 0, "raw"))
+    trained = method.ppo.opened
+    assert trained.num_timesteps > 0
 
     task = make_task(tables[1], 8)
-    carry_over(trained.model, quick_agent(tmp_path / "agent.zip"), task)
-    going_on = quick_agent(tmp_path / "agent.zip")
+    carry_over(trained, small_agent(tmp_path / "agent.zip"), task)
+    going_on = small_agent(tmp_path / "agent.zip")
     model = going_on.open(task, SurrogateEvaluator(task.evaluator.profile))
-    weights = trained.model.policy.state_dict()
+    weights = trained.policy.state_dict()
     assert all(torch.equal(value, weights[name]) for name, value in model.policy.state_dict().items())
     assert model.num_timesteps == 0
     assert model.policy.optimizer.state_dict()["state"] == {}
@@ -111,22 +114,19 @@ def test_a_few_shot_search_starts_with_the_trained_weights_and_nothing_else(
 def test_a_few_shot_search_trains_as_long_as_one_from_scratch_and_keeps_its_budget(
     tables: tuple[str, str], tmp_path: Path
 ) -> None:
-    trained, scratch = quick_agent(None), quick_agent(None, quick_rounds())
-    going_on = quick_agent(tmp_path / "agent.zip", quick_rounds())
+    trained, scratch, going_on = quick_method(None), quick_rounds(None), quick_rounds(tmp_path / "agent.zip")
     run_search(trained, SearchCell(tables[0], "ppo", 12, 0, "raw"))
     cell = SearchCell(tables[1], "ppo", 9, 0, "raw")
-    results = run_search(scratch, cell), run_search(going_on, cell, trained.model)
+    results = run_search(scratch, cell), run_search(going_on, cell, trained.ppo.opened)
     assert all(1 <= len(result.outcomes) <= 9 for result in results)
-    assert scratch.model is not None
-    assert going_on.model is not None
-    assert scratch.model.num_timesteps == going_on.model.num_timesteps > 0
+    assert scratch.ppo.opened.num_timesteps == going_on.ppo.opened.num_timesteps > 0
 
 
 def test_a_policy_proposes_plans_for_networks_of_any_depth() -> None:
-    agent = quick_agent(None)
-    run_search(agent, SearchCell("synthetic_5", "ppo", 8, 0, "raw"))
+    method = quick_method(None)
+    run_search(method, SearchCell("synthetic_5", "ppo", 8, 0, "raw"))
     deeper = open_problem("synthetic_9", 1)
-    proposed = greedy_plans(agent, deeper)
+    proposed = greedy_plans(method.ppo, deeper)
     assert tuple(proposed) == TOLERANCES_PP
     assert all(set(o.plan) == set(deeper.profile.layer_names) for o in proposed.values())
 
@@ -136,7 +136,7 @@ def test_a_policy_proposes_plans_for_networks_of_any_depth() -> None:
 
 def test_every_way_is_measured_on_the_network_that_it_is_about(tables: tuple[str, str]) -> None:
     source, target = tables
-    found = transfer_bench.transfer(source, [target], 0, quick_agent)
+    found = transfer_bench.transfer(source, [target], 0, quick_method)
     assert [(f.what, f.trained_on, f.network, f.evaluations) for f in found] == [
         (OWN, source, source, 200),
         (SCRATCH, None, source, 20),
@@ -241,7 +241,7 @@ def test_the_bench_states_zero_shot_and_few_shot_regret_beside_that_from_scratch
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(transfer_bench, "NETWORKS", tables)
-    monkeypatch.setattr(transfer_bench, "shipped_agent", quick_agent)
+    monkeypatch.setattr(transfer_bench, "shipped_method", quick_method)
     path = tmp_path / "out.json"
     bench.main(["transfer", "--seeds", "1", "--workers", "1", "--json", str(path)])
     data = json.loads(path.read_text(encoding="utf-8"))
@@ -255,9 +255,9 @@ def test_the_bench_states_zero_shot_and_few_shot_regret_beside_that_from_scratch
     assert "few-shot regret minus that from scratch" in capsys.readouterr().out
 
 
-def test_the_agent_is_the_shipped_one(tmp_path: Path) -> None:
-    agent = transfer_bench.shipped_agent(tmp_path / "agent.zip")
-    assert agent.total_timesteps == 40_000
+def test_the_method_is_the_shipped_one(tmp_path: Path) -> None:
+    method = transfer_bench.shipped_method(tmp_path / "agent.zip")
+    assert method.total_timesteps == 40_000
 
 
 @pytest.mark.parametrize("name", ["seeds", "workers"])

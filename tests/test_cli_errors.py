@@ -16,7 +16,7 @@ from wattbit.storage.writable import require_writable
         ("guardrail=strickt", ["strict", "mlperf_99"]),
         ("energy/device=edge", ["edge_7nm", "cmos_45nm"]),
         ("sead=3", ["sead", "seed"]),
-        ("agent.learning_rat=1", ["agent.learning_rat", "learning_rate"]),
+        ("agent.ppo.update.learning_rat=1", ["agent.ppo.update.learning_rat", "learning_rate"]),
         ("seed.x=1", ["seed.x"]),
         ("no equals sign", ["key=value"]),
         ("budget.agents=3", ["agent", "baseline"]),

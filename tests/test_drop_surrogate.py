@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic import SyntheticEvaluator, make_profile
 
-from agents.surrogate.drop_surrogate import DropSurrogate, FittedSurrogate, plan_indices, plans_from
+from agents.surrogate.drop_surrogate import DropSurrogate, FittedSurrogate
+from agents.surrogate.plan_arrays import PlanArrays
 from envs.evaluators.evaluator import Outcome
 from envs.gate import SearchGate
 from envs.synthetic import SyntheticEvaluator as InteractingLayers
@@ -23,7 +24,7 @@ def fitted() -> tuple[ModelProfile, list[Outcome], FittedSurrogate, list[Outcome
     rng = np.random.default_rng(0)
     # Mostly wide, so that drops lie between 0 and some points.
     drawn = np.unique(rng.choice(4, (400, 20), p=(0.25, 0.5, 0.2, 0.05)), axis=0)
-    outcomes = evaluator.evaluate_all(plans_from(evaluator.profile, rng.permutation(drawn)))
+    outcomes = evaluator.evaluate_all(PlanArrays.of(evaluator.profile).plans(rng.permutation(drawn)))
     seen, held_back = outcomes[:150], outcomes[150:]
     return evaluator.profile, seen, DropSurrogate(evaluator.profile).fit(seen), held_back
 
@@ -31,23 +32,23 @@ def fitted() -> tuple[ModelProfile, list[Outcome], FittedSurrogate, list[Outcome
 def test_it_predicts_plans_that_were_not_run_far_better_than_summed_sensitivities_do() -> None:
     profile, seen, surrogate, held_back = fitted()
     drops = np.array([o.drop_pp for o in held_back])
-    predicted, _ = surrogate.predict(plan_indices(profile, [o.plan for o in held_back]))
+    predicted, _ = surrogate.predict(surrogate.arrays.indices([o.plan for o in held_back]))
     slope = np.median([o.drop_pp / profile.plan_sensitivity(o.plan) for o in seen])
     summed = slope * np.array([profile.plan_sensitivity(o.plan) for o in held_back])
     assert np.abs(predicted - drops).mean() < 0.25 * np.abs(summed - drops).mean()
 
 
 def test_nine_of_ten_drops_lie_where_it_says_that_nine_of_ten_do() -> None:
-    profile, _, surrogate, held_back = fitted()
-    predicted, std = surrogate.predict(plan_indices(profile, [o.plan for o in held_back]))
+    _, _, surrogate, held_back = fitted()
+    predicted, std = surrogate.predict(surrogate.arrays.indices([o.plan for o in held_back]))
     inside = np.abs(predicted - [o.drop_pp for o in held_back]) < 1.645 * std
     assert 0.8 < inside.mean() <= 1.0
 
 
 def test_chances_agree_with_how_often_plans_pass() -> None:
-    profile, _, surrogate, held_back = fitted()
+    _, _, surrogate, held_back = fitted()
     tolerances = (1.0, 2.0, 4.0)
-    chances = surrogate.chances(plan_indices(profile, [o.plan for o in held_back]), tolerances)
+    chances = surrogate.feasibility(surrogate.arrays.indices([o.plan for o in held_back]), tolerances)
     assert chances.shape == (len(held_back), 3)
     assert ((chances >= 0.0) & (chances <= 1.0)).all()
     assert (np.diff(chances, axis=1) >= 0.0).all()
@@ -58,13 +59,13 @@ def test_chances_agree_with_how_often_plans_pass() -> None:
 def test_keeping_what_was_learned_before_changes_predictions_little() -> None:
     profile, seen, surrogate, held_back = fitted()
     again = DropSurrogate(profile).fit(seen, previous=surrogate)
-    indices = plan_indices(profile, [o.plan for o in held_back])
+    indices = surrogate.arrays.indices([o.plan for o in held_back])
     assert again.predict(indices)[0] == pytest.approx(surrogate.predict(indices)[0], rel=1e-9)
 
 
 def test_a_prediction_does_not_depend_on_what_else_is_predicted() -> None:
-    profile, _, surrogate, held_back = fitted()
-    indices = plan_indices(profile, [o.plan for o in held_back])
+    _, _, surrogate, held_back = fitted()
+    indices = surrogate.arrays.indices([o.plan for o in held_back])
     many = np.concatenate([indices] * 12)
     assert surrogate.predict(many)[0][-len(indices) :] == pytest.approx(
         surrogate.predict(indices)[0], rel=1e-3, abs=1e-4
@@ -77,7 +78,7 @@ def test_before_any_outcome_more_sensitive_plans_are_expected_to_lose_more() -> 
     surrogate = DropSurrogate(profile).fit([])
     indices = np.array(list(product(range(5), repeat=3)))
     predicted, std = surrogate.predict(indices)
-    order = np.argsort([profile.plan_sensitivity(plan) for plan in plans_from(profile, indices)])
+    order = np.argsort([profile.plan_sensitivity(plan) for plan in PlanArrays.of(profile).plans(indices)])
     assert (np.diff(predicted[order]) >= -1e-6).all()
     assert (std > 0.0).all()
 
@@ -85,7 +86,7 @@ def test_before_any_outcome_more_sensitive_plans_are_expected_to_lose_more() -> 
 def test_with_a_gate_it_predicts_the_drop_that_is_judged() -> None:
     profile, seen, surrogate, held_back = fitted()
     gate = SearchGate(0.2)
-    indices = plan_indices(profile, [o.plan for o in held_back])
+    indices = surrogate.arrays.indices([o.plan for o in held_back])
     judged = DropSurrogate(profile, gate).fit(seen).predict(indices)[0]
     assert (judged > surrogate.predict(indices)[0]).mean() > 0.95
     assert np.abs(judged - [gate.bound_pp(o.counts) for o in held_back]).mean() < 0.2
@@ -98,7 +99,7 @@ def test_any_few_outcomes_give_finite_predictions(layers: int, seed: int, count:
     rng = np.random.default_rng(seed)
     drawn = rng.integers(0, 2, (count, layers)) * 4
     outcomes = SyntheticEvaluator(profile, samples=50).evaluate_all(
-        plans_from(profile, np.unique(drawn, axis=0))
+        PlanArrays.of(profile).plans(np.unique(drawn, axis=0))
     )
     surrogate = DropSurrogate(profile).fit(outcomes)
     predicted, std = surrogate.predict(drawn)

@@ -15,7 +15,7 @@ from report.results import load_results
 
 LONG = (
     "budget.agent=100000",
-    "agent.loop.rounds=10000",
+    "agent.surrogate.rounds=10000",
     "agent.total_timesteps=10000000",
     "workload.epochs=10",
 )

@@ -12,13 +12,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from quick_ppo import quick_agent
 from synthetic import Comparisons, SyntheticEvaluator, make_profile
 
 from agents.archive import Archive, ArchivingEvaluator
 from agents.baselines import ILP, Greedy
 from agents.checkpoint import load_agent
 from agents.export import export_policy
-from agents.ppo import PPO, divisor_near
+from agents.ppo import divisor_near
+from agents.ppo_search import DirectPPO, PPOSearch
 from agents.search_comparison import SearchComparison
 from agents.search_method import SearchTask
 from agents.stopping import StopRule
@@ -31,19 +33,10 @@ PROFILE = make_profile(4, missing={0: ("int2",)})
 PP_PER_NAT = 33.0
 
 
-def make_ppo(**arguments: Any) -> PPO:
-    """An agent that trains in a second."""
-    settings = {
-        "make_env": partial(LayerPrecisionEnv, pp_per_nat=PP_PER_NAT, gate=SearchGate()),
-        "total_timesteps": 512,
-        "n_envs": 4,
-        "episodes_per_rollout": 16,
-        "n_epochs": 2,
-        "net_arch": [16],
-        "imitation_updates": 20,
-        "imitation_tolerances": 6,
-    }
-    return PPO(**{**settings, **arguments})
+def make_ppo(total_timesteps: int = 512, **arguments: Any) -> DirectPPO:
+    """A search that trains in a second."""
+    make_env = partial(LayerPrecisionEnv, pp_per_nat=PP_PER_NAT, gate=SearchGate())
+    return DirectPPO(quick_agent(**{"make_env": make_env, **arguments}), total_timesteps)
 
 
 @pytest.fixture
@@ -61,12 +54,12 @@ def make_task(budget: int = 1000, seed: int = 0) -> tuple[SearchTask, SyntheticE
     return task, evaluator
 
 
-def search(compare: Comparisons, agent: PPO, budget: int = 60, seed: int = 0) -> SearchComparison:
-    """Baselines, then the agent."""
+def search(compare: Comparisons, method: PPOSearch, budget: int = 60, seed: int = 0) -> SearchComparison:
+    """Baselines, then the method."""
     comparison = compare.make(SyntheticEvaluator(PROFILE))
-    for method in (Greedy(), ILP()):
-        comparison.run(method, 15, seed)
-    assert comparison.run(agent, budget, seed, seeded=True)
+    for baseline in (Greedy(), ILP()):
+        comparison.run(baseline, 15, seed)
+    assert comparison.run(method, budget, seed, seeded=True)
     return comparison
 
 
@@ -84,9 +77,9 @@ def test_it_finds_plans_at_least_as_good_as_those_it_started_from_and_new_ones(c
 
 
 def test_without_a_warm_start_it_still_learns(compare: Comparisons) -> None:
-    agent = make_ppo(imitation_updates=0, total_timesteps=3000, learning_rate=3e-3)
-    search(compare, agent, budget=500)
-    rewards = [point.mean_reward for point in agent.learning_curve]
+    method = make_ppo(imitation_updates=0, total_timesteps=3000, learning_rate=3e-3)
+    search(compare, method, budget=500)
+    rewards = [point.mean_reward for point in method.ppo.learning_curve]
     assert np.mean(rewards[-3:]) > np.mean(rewards[:3])
 
 
@@ -114,11 +107,11 @@ def test_equal_seeds_ask_for_equal_plans_and_others_do_not() -> None:
 def test_demonstrations_are_not_charged_to_the_budget(compare: Comparisons) -> None:
     comparison = compare.make(SyntheticEvaluator(PROFILE))
     comparison.run(ILP(), 15, 0)
-    agent = make_ppo(total_timesteps=0)
-    comparison.run(agent, 10, 0, seeded=True)
+    method = make_ppo(total_timesteps=0)
+    comparison.run(method, 10, 0, seeded=True)
     assert all(comparison.archive.method(o.plan) == "ilp" for o in comparison.archive)
-    assert agent.model is not None
-    assert agent.learning_curve == []
+    assert method.ppo.model is not None
+    assert method.ppo.learning_curve == []
 
 
 # Budgets.
@@ -126,28 +119,28 @@ def test_demonstrations_are_not_charged_to_the_budget(compare: Comparisons) -> N
 
 @pytest.mark.parametrize("budget", [1, 10, 37])
 def test_it_asks_for_exactly_its_budget_and_not_a_plan_more(compare: Comparisons, budget: int) -> None:
-    agent = make_ppo(total_timesteps=100_000)
-    comparison = search(compare, agent, budget=budget)
+    method = make_ppo(total_timesteps=100_000)
+    comparison = search(compare, method, budget=budget)
     asked = [plan for plan, method in ((o.plan, m) for o, m in compare.entries(PROFILE)) if method == "ppo"]
     assert len(asked) == len(set(asked)) == budget
     if budget > 4:  # before that no episode has ended in all environments
-        assert agent.learning_curve[-1].evaluations == budget
+        assert method.ppo.learning_curve[-1].evaluations == budget
     assert comparison.runs[-1].evaluations == len(comparison.archive)
 
 
 def test_it_stops_at_the_budget_also_where_nobody_enforces_it() -> None:
     task, _ = make_task(budget=10)
-    agent = make_ppo(total_timesteps=100_000)
-    agent.search(task)
+    method = make_ppo(total_timesteps=100_000)
+    method.search(task)
     assert 10 <= task.evaluator.evaluations < 10 + 4  # the environments end their episodes together
 
 
 def test_a_budget_that_is_spent_already_buys_nothing() -> None:
     task, evaluator = make_task(budget=0)
-    agent = make_ppo()
-    agent.search(task)
+    method = make_ppo()
+    method.search(task)
     assert evaluator.ran == []
-    assert agent.model is not None
+    assert method.ppo.model is not None
 
 
 # The learning curve.
@@ -155,52 +148,52 @@ def test_a_budget_that_is_spent_already_buys_nothing() -> None:
 
 def test_the_learning_curve_has_a_point_a_rollout() -> None:
     reports: list[tuple[int, int, str]] = []
-    agent = make_ppo()
+    method = make_ppo()
     task, _ = make_task()
-    agent.search(replace(task, report=lambda *report: reports.append(report)))
-    steps = [point.timesteps for point in agent.learning_curve]
+    method.search(replace(task, report=lambda *report: reports.append(report)))
+    steps = [point.timesteps for point in method.ppo.learning_curve]
     assert steps == [64 * (i + 1) for i in range(8)]
     assert len(reports) == 8
     assert reports[-1][2].startswith("reward ")
-    for point in agent.learning_curve:
+    for point in method.ppo.learning_curve:
         assert math.isfinite(point.mean_reward)
         assert set(point.best_saving) == {0.5, 2.0}
     for tolerance in (0.5, 2.0):
-        savings = [point.best_saving[tolerance] for point in agent.learning_curve]
+        savings = [point.best_saving[tolerance] for point in method.ppo.learning_curve]
         assert savings == sorted(savings)
-    assert agent.learning_curve[0].entropy is None
-    assert all(point.entropy is not None and point.entropy > 0 for point in agent.learning_curve[1:])
-    evaluations = [point.evaluations for point in agent.learning_curve]
+    assert method.ppo.learning_curve[0].entropy is None
+    assert all(point.entropy is not None and point.entropy > 0 for point in method.ppo.learning_curve[1:])
+    evaluations = [point.evaluations for point in method.ppo.learning_curve]
     assert evaluations == sorted(evaluations)
 
 
 @pytest.mark.parametrize(("n_envs", "episodes"), [(1, 1), (3, 1), (4, 7)])
 def test_every_rollout_holds_whole_episodes_whatever_the_numbers(n_envs: int, episodes: int) -> None:
-    agent = make_ppo(n_envs=n_envs, episodes_per_rollout=episodes, total_timesteps=100)
+    method = make_ppo(n_envs=n_envs, episodes=episodes, total_timesteps=100)
     task, _ = make_task()
-    agent.search(task)
-    assert all(math.isfinite(point.mean_reward) for point in agent.learning_curve)
-    assert agent.learning_curve[0].timesteps % (4 * n_envs) == 0
-    assert agent.model is not None
-    assert agent.model.n_steps * n_envs % (agent.model.batch_size or 0) == 0
+    method.search(task)
+    assert all(math.isfinite(point.mean_reward) for point in method.ppo.learning_curve)
+    assert method.ppo.learning_curve[0].timesteps % (4 * n_envs) == 0
+    assert method.ppo.model is not None
+    assert method.ppo.model.n_steps * n_envs % (method.ppo.model.batch_size or 0) == 0
 
 
 def test_a_model_of_one_layer_can_be_trained_too() -> None:
     evaluator = SyntheticEvaluator(make_profile(1))
     archive = Archive(evaluator.evaluate(evaluator.profile.reference_plan), SearchGate())
-    agent = make_ppo(n_envs=1, episodes_per_rollout=1, total_timesteps=20)
-    agent.search(SearchTask(ArchivingEvaluator(evaluator, "ppo", (archive,)), archive, (1.0,), 50, 0))
-    assert agent.learning_curve
+    method = make_ppo(n_envs=1, episodes=1, total_timesteps=20)
+    method.search(SearchTask(ArchivingEvaluator(evaluator, "ppo", (archive,)), archive, (1.0,), 50, 0))
+    assert method.ppo.learning_curve
 
 
 @pytest.mark.parametrize(("floor", "sign"), [(10.0, 1), (0.0, -1)])
 def test_the_entropy_bonus_grows_below_its_floor_and_shrinks_above(floor: float, sign: int) -> None:
-    agent = make_ppo(entropy_floor=floor, ent_coef=0.01)
+    method = make_ppo(entropy_floor=floor, ent_coef=0.01)
     task, _ = make_task()
-    agent.search(task)
-    assert agent.model is not None
-    assert (agent.model.ent_coef - 0.01) * sign > 0
-    assert 0.002 <= agent.model.ent_coef <= 0.2
+    method.search(task)
+    assert method.ppo.model is not None
+    assert (method.ppo.model.ent_coef - 0.01) * sign > 0
+    assert 0.002 <= method.ppo.model.ent_coef <= 0.2
 
 
 @pytest.mark.parametrize(
@@ -213,14 +206,16 @@ def test_minibatches_divide_a_rollout(number: int, wanted: int, divisor: int) ->
 # Interruption and resuming.
 
 
-def interrupted(compare: Comparisons, after: int, agent: PPO) -> tuple[SyntheticEvaluator, SearchComparison]:
-    """A search that somebody stops once the agent has run ``after`` plans."""
+def interrupted(
+    compare: Comparisons, after: int, method: PPOSearch
+) -> tuple[SyntheticEvaluator, SearchComparison]:
+    """A search that somebody stops once the method has run ``after`` plans."""
     evaluator, stop = SyntheticEvaluator(PROFILE), StopRule()
     comparison = compare.make(evaluator, stop)
     comparison.run(ILP(), 15, 0)
     before = len(evaluator.ran)
     evaluator.before_run = lambda plan: stop.request() if len(evaluator.ran) >= before + after else None
-    assert not comparison.run(agent, 80, 0, seeded=True)
+    assert not comparison.run(method, 80, 0, seeded=True)
     return evaluator, comparison
 
 
@@ -229,26 +224,26 @@ def test_an_interrupted_agent_can_be_used_and_was_saved(
     compare: Comparisons, tmp_path: Path, after: int
 ) -> None:
     checkpoint = tmp_path / "ppo.zip"
-    agent = make_ppo(total_timesteps=50_000, checkpoint=str(checkpoint))
-    evaluator, comparison = interrupted(compare, after, agent)
-    assert agent.model is not None
-    policy = export_policy(agent.model, PROFILE.precisions, agent.pp_per_nat)
+    method = make_ppo(total_timesteps=50_000, checkpoint=checkpoint)
+    evaluator, comparison = interrupted(compare, after, method)
+    assert method.ppo.model is not None
+    policy = export_policy(method.ppo.model, PROFILE.precisions, method.ppo.pp_per_nat)
     assert policy.pp_per_nat == PP_PER_NAT
     assert checkpoint.exists()
     assert len(comparison.archive) == len(evaluator.ran) - 1
     if after == 30:
-        assert agent.learning_curve[-1].timesteps == agent.model.num_timesteps
-        assert agent.learning_curve[-1].evaluations >= 30
+        assert method.ppo.learning_curve[-1].timesteps == method.ppo.model.num_timesteps
+        assert method.ppo.learning_curve[-1].evaluations >= 30
 
 
 def test_a_resumed_agent_goes_on_where_it_was_and_repeats_no_plan(
     compare: Comparisons, tmp_path: Path
 ) -> None:
-    checkpoint = str(tmp_path / "ppo.zip")
+    checkpoint = tmp_path / "ppo.zip"
     first = make_ppo(total_timesteps=2000, checkpoint=checkpoint)
     interrupted(compare, 30, first)
     known = compare.entries(PROFILE)
-    assert first.model is not None
+    assert first.ppo.model is not None
 
     evaluator = SyntheticEvaluator(PROFILE, known=[outcome for outcome, _ in known])
     comparison = compare.make(evaluator)
@@ -257,14 +252,14 @@ def test_a_resumed_agent_goes_on_where_it_was_and_repeats_no_plan(
     other = partial(LayerPrecisionEnv, pp_per_nat=77.0)
     second = make_ppo(make_env=other, total_timesteps=2000, checkpoint=checkpoint)
     assert comparison.run(second, 80, 0, seeded=True)
-    assert second.model is not None
-    assert second.pp_per_nat == PP_PER_NAT
-    assert second.model.get_env() is not None
-    assert {e.pp_per_nat for e in second.model.env.get_attr("encoder")} == {PP_PER_NAT}  # type: ignore[union-attr]
-    assert second.learning_curve[: len(first.learning_curve)] == first.learning_curve
-    steps = [point.timesteps for point in second.learning_curve]
+    assert second.ppo.model is not None
+    assert second.ppo.pp_per_nat == PP_PER_NAT
+    assert second.ppo.model.get_env() is not None
+    assert {e.pp_per_nat for e in second.ppo.model.env.get_attr("encoder")} == {PP_PER_NAT}  # type: ignore[union-attr]
+    assert second.ppo.learning_curve[: len(first.ppo.learning_curve)] == first.ppo.learning_curve
+    steps = [point.timesteps for point in second.ppo.learning_curve]
     assert steps == sorted(set(steps))
-    assert steps[-1] > first.model.num_timesteps
+    assert steps[-1] > first.ppo.model.num_timesteps
     old = {outcome.plan for outcome, _ in known}
     assert not old & set(evaluator.ran)
     asked = [outcome.plan for outcome, method in compare.entries(PROFILE) if method == "ppo"]
@@ -273,28 +268,28 @@ def test_a_resumed_agent_goes_on_where_it_was_and_repeats_no_plan(
 
 def test_resuming_starts_from_the_weights_that_were_saved(tmp_path: Path) -> None:
     checkpoint = tmp_path / "ppo.zip"
-    agent = make_ppo(checkpoint=str(checkpoint))
+    method = make_ppo(checkpoint=checkpoint)
     task, _ = make_task()
-    agent.search(task)
-    assert agent.model is not None
-    resumed = make_ppo(checkpoint=str(checkpoint), total_timesteps=agent.model.num_timesteps)
+    method.search(task)
+    assert method.ppo.model is not None
+    resumed = make_ppo(checkpoint=checkpoint, total_timesteps=method.ppo.model.num_timesteps)
     again, evaluator = make_task()
     resumed.search(again)  # the timesteps are spent already
     assert evaluator.ran == []
-    assert resumed.learning_curve == agent.learning_curve
-    assert resumed.model is not None
-    assert resumed.model.num_timesteps == agent.model.num_timesteps
-    policies = [export_policy(a.model, PROFILE.precisions, a.pp_per_nat) for a in (agent, resumed) if a.model]
+    assert resumed.ppo.learning_curve == method.ppo.learning_curve
+    assert resumed.ppo.model is not None
+    assert resumed.ppo.model.num_timesteps == method.ppo.model.num_timesteps
+    policies = [export_policy(a.opened, PROFILE.precisions, a.pp_per_nat) for a in (method.ppo, resumed.ppo)]
     assert policies[0].to_bytes() == policies[1].to_bytes()
 
 
 def test_a_resumed_agent_explores_anew(tmp_path: Path) -> None:
     """With the seed of the start it would draw the first run's tolerances and actions once more."""
     checkpoint = tmp_path / "ppo.zip"
-    agent = make_ppo(checkpoint=str(checkpoint), total_timesteps=64, learning_rate=1e-9, imitation_updates=0)
+    method = make_ppo(checkpoint=checkpoint, total_timesteps=64, learning_rate=1e-9, imitation_updates=0)
     task, first = make_task()
-    agent.search(task)
-    resumed = make_ppo(checkpoint=str(checkpoint), total_timesteps=128)
+    method.search(task)
+    resumed = make_ppo(checkpoint=checkpoint, total_timesteps=128)
     again, second = make_task()
     resumed.search(again)
     assert second.ran
@@ -304,27 +299,27 @@ def test_a_resumed_agent_explores_anew(tmp_path: Path) -> None:
 def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = tmp_path / "ppo.zip"
     task, _ = make_task()
-    make_ppo(checkpoint=str(checkpoint), total_timesteps=64).search(task)
+    make_ppo(checkpoint=checkpoint, total_timesteps=64).search(task)
     before = checkpoint.read_bytes()
 
     def fail(self: Path, target: Path) -> Path:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "replace", fail)
-    agent = make_ppo(checkpoint=str(checkpoint), total_timesteps=256)
+    method = make_ppo(checkpoint=checkpoint, total_timesteps=256)
     with pytest.raises(OutputError, match=r"cannot write .*ppo.zip: No space left on device; free space"):
-        agent.search(make_task()[0])
+        method.search(make_task()[0])
     assert checkpoint.read_bytes() == before
 
 
 @pytest.mark.parametrize("damage", ["torn", "empty", "text", "foreign", "schema", "network"])
 def test_a_checkpoint_that_cannot_be_read_is_refused_in_one_line(tmp_path: Path, damage: str) -> None:
     checkpoint = tmp_path / "ppo.zip"
-    agent = make_ppo(checkpoint=str(checkpoint), total_timesteps=64)
-    agent.search(make_task()[0])
+    method = make_ppo(checkpoint=checkpoint, total_timesteps=64)
+    method.search(make_task()[0])
     data = checkpoint.read_bytes()
-    if damage == "foreign" and agent.model is not None:
-        agent.model.save(checkpoint)
+    if damage == "foreign" and method.ppo.model is not None:
+        method.ppo.model.save(checkpoint)
     elif damage == "schema":
         with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(checkpoint, "w") as new:
             for name in old.namelist():
@@ -338,42 +333,42 @@ def test_a_checkpoint_that_cannot_be_read_is_refused_in_one_line(tmp_path: Path,
     with pytest.raises(
         ConfigError, match=r"ppo.zip \(.*\); remove the file to train from the start"
     ) as refused:
-        make_ppo(checkpoint=str(checkpoint)).search(make_task()[0])
+        make_ppo(checkpoint=checkpoint).search(make_task()[0])
     assert "\n" not in str(refused.value)
 
 
 def test_a_checkpoint_for_another_model_is_refused_in_one_line(tmp_path: Path) -> None:
     checkpoint = tmp_path / "ppo.zip"
-    make_ppo(checkpoint=str(checkpoint), total_timesteps=64).search(make_task()[0])
+    make_ppo(checkpoint=checkpoint, total_timesteps=64).search(make_task()[0])
     evaluator = SyntheticEvaluator(make_profile(4, ("fp32", "int8")))
     archive = Archive(evaluator.evaluate(evaluator.profile.reference_plan), SearchGate())
     with pytest.raises(ConfigError, match="cannot go on with the agent") as refused:
-        make_ppo(checkpoint=str(checkpoint)).search(SearchTask(evaluator, archive, (1.0,), 5, 0))
+        make_ppo(checkpoint=checkpoint).search(SearchTask(evaluator, archive, (1.0,), 5, 0))
     assert "\n" not in str(refused.value)
 
 
 def test_a_checkpoint_holds_what_a_resumed_search_needs(tmp_path: Path) -> None:
     checkpoint = tmp_path / "agent"  # any name will do
-    agent = make_ppo(checkpoint=str(checkpoint), total_timesteps=128)
-    agent.search(make_task()[0])
+    method = make_ppo(checkpoint=checkpoint, total_timesteps=128)
+    method.search(make_task()[0])
     assert [path.name for path in tmp_path.iterdir()] == ["agent"]
-    assert agent.model is not None
-    venv = agent.model.get_env()
+    assert method.ppo.model is not None
+    venv = method.ppo.model.get_env()
     assert venv is not None
     model, pp_per_nat, curve = load_agent(checkpoint, lambda pp_per_nat: venv)
     assert pp_per_nat == PP_PER_NAT
-    assert curve == agent.learning_curve
+    assert curve == method.ppo.learning_curve
     assert model.num_timesteps == 128
 
 
 def test_progress_goes_to_tensorboard_where_a_folder_is_given(tmp_path: Path) -> None:
-    agent = make_ppo(tensorboard_log=str(tmp_path), total_timesteps=128)
-    agent.search(make_task()[0])
+    method = make_ppo(tensorboard_log=tmp_path, total_timesteps=128)
+    method.search(make_task()[0])
     (events,) = tmp_path.rglob("events.out.tfevents*")
     assert b"search/saving_at_2pp" in events.read_bytes()
 
 
 def test_the_learning_curve_is_json() -> None:
-    agent = make_ppo(total_timesteps=128)
-    agent.search(make_task()[0])
-    json.dumps([asdict(point) for point in agent.learning_curve], allow_nan=False)
+    method = make_ppo(total_timesteps=128)
+    method.search(make_task()[0])
+    json.dumps([asdict(point) for point in method.ppo.learning_curve], allow_nan=False)

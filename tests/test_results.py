@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
+from quick_ppo import quick_agent
 from synthetic import Comparisons, StubModel, SyntheticEvaluator, make_profile
 
 from agents.archive import Archive
 from agents.baselines import ILP, Greedy, Random, Uniform
-from agents.ppo import PPO
+from agents.ppo_search import DirectPPO
 from agents.search_comparison import SearchComparison
 from envs.gate import SearchGate
 from envs.layer_precision import LayerPrecisionEnv
@@ -43,14 +44,7 @@ def comparison(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SearchCompa
     for method in (Uniform(), Greedy(), ILP(), Random()):
         made.run(method, 15, 0)
     made.run(
-        PPO(
-            make_env=partial(LayerPrecisionEnv, gate=SearchGate()),
-            total_timesteps=512,
-            n_envs=4,
-            episodes_per_rollout=16,
-            net_arch=[16],
-            imitation_updates=20,
-        ),
+        DirectPPO(quick_agent(partial(LayerPrecisionEnv, gate=SearchGate()), n_epochs=6), 512),
         60,
         0,
         seeded=True,

@@ -7,7 +7,7 @@ import pytest
 from synthetic import SyntheticEvaluator, all_plans, make_profile
 
 from agents.surrogate.drop_surrogate import DropSurrogate
-from agents.surrogate.plan_arrays import plan_indices
+from agents.surrogate.plan_arrays import PlanArrays
 from agents.surrogate.surrogate_evaluator import SurrogateEvaluator
 from envs.gate import SearchGate
 from envs.layer_precision import LayerPrecisionEnv
@@ -16,7 +16,7 @@ from wattbit.errors import ConfigError
 PROFILE = make_profile(4)
 
 
-def predicted() -> SurrogateEvaluator:
+def surrogate_evaluator() -> SurrogateEvaluator:
     evaluator = SyntheticEvaluator(PROFILE)
     outcomes = [evaluator.evaluate(plan) for plan in islice(all_plans(PROFILE), 0, None, 17)]
     made = SurrogateEvaluator(PROFILE)
@@ -26,10 +26,10 @@ def predicted() -> SurrogateEvaluator:
 
 def test_its_drops_are_the_predicted_ones() -> None:
     gate = SearchGate(0.5)
-    evaluator = predicted()
+    evaluator = surrogate_evaluator()
     assert evaluator.surrogate is not None
     plans = list(islice(all_plans(PROFILE), 0, None, 29))
-    drops_pp, _ = evaluator.surrogate.predict(plan_indices(PROFILE, plans))
+    drops_pp, _ = evaluator.surrogate.predict(PlanArrays.of(PROFILE).indices(plans))
     for outcome, plan, drop_pp in zip(evaluator.evaluate_all(plans), plans, drops_pp, strict=True):
         assert outcome.plan == plan
         assert gate.bound_pp(outcome.counts) == pytest.approx(drop_pp, abs=0.01)
@@ -39,7 +39,7 @@ def test_its_drops_are_the_predicted_ones() -> None:
 
 
 def test_environments_around_it_see_a_new_surrogate_at_once() -> None:
-    evaluator = predicted()
+    evaluator = surrogate_evaluator()
     env = LayerPrecisionEnv(copy.deepcopy(evaluator))
     assert env.evaluator is evaluator
 

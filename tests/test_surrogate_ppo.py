@@ -7,16 +7,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from quick_ppo import quick_agent
 from synthetic import Comparisons, make_profile
 from synthetic import SyntheticEvaluator as SmallEvaluator
 
 from agents.archive import Archive, ArchivingEvaluator
 from agents.baselines import ILP
 from agents.export import export_policy
-from agents.ppo import PPO
+from agents.ppo import draw_plans
 from agents.search_method import SearchTask
 from agents.stopping import BudgetSpent, StopRule
-from agents.surrogate_ppo import SurrogateLoop, draw_plans
+from agents.surrogate_ppo import SurrogatePPO, SurrogateSettings
 from envs.gate import SearchGate
 from envs.layer_precision import LayerPrecisionEnv
 from envs.synthetic import SyntheticEvaluator
@@ -29,20 +30,18 @@ TOLERANCES = (0.5, 2.0)
 RAW = SearchGate(0.5)
 
 
-def make_agent(loop: dict[str, Any] | None = None, **arguments: Any) -> PPO:
-    """An agent that learns in seconds."""
+def make_method(
+    settings: dict[str, Any] | None = None, total_timesteps: int = 600, **arguments: Any
+) -> SurrogatePPO:
+    """A method that learns in seconds."""
     quick = {"samples_per_tolerance": 6, "climbs": 1, "final_updates": 300, "rounds": 5}
-    settings = {
-        "make_env": partial(LayerPrecisionEnv, gate=RAW, tolerance_range_pp=(0.2, 4.0)),
-        "loop": SurrogateLoop(**{**quick, **(loop or {})}),
-        "total_timesteps": 600,
-        "n_envs": 4,
-        "episodes_per_rollout": 8,
-        "n_epochs": 2,
-        "imitation_updates": 30,
-        "imitation_tolerances": 6,
-    }
-    return PPO(**{**settings, **arguments})
+    make_env = partial(LayerPrecisionEnv, gate=RAW, tolerance_range_pp=(0.2, 4.0))
+    agent = {"make_env": make_env, "episodes": 8, "net_arch": (64, 64), "imitation_updates": 30}
+    return SurrogatePPO(
+        quick_agent(**{**agent, **arguments}),
+        total_timesteps,
+        SurrogateSettings(**{**quick, **(settings or {})}),
+    )
 
 
 class Search:
@@ -66,7 +65,7 @@ class Search:
 
 def test_it_comes_nearer_to_the_optimum_than_the_additive_model_with_as_many_plans() -> None:
     search, additive = Search(), Search()
-    make_agent().search(search.task)
+    make_method().search(search.task)
     with suppress(BudgetSpent):
         ILP().search(additive.task)
     assert sum(map(search.regret, TOLERANCES)) < 0.5 * sum(map(additive.regret, TOLERANCES))
@@ -74,17 +73,17 @@ def test_it_comes_nearer_to_the_optimum_than_the_additive_model_with_as_many_pla
 
 def test_it_evaluates_exactly_its_budget_and_no_plan_twice() -> None:
     search = Search(budget=33)
-    make_agent().search(search.task)
+    make_method().search(search.task)
     assert search.task.evaluator.evaluations == len(search.plans) == len(set(search.plans)) == 33
 
 
 def test_the_policy_alone_proposes_what_the_search_found() -> None:
     search = Search()
-    agent = make_agent({"final_updates": 1500})
-    agent.search(search.task)
-    assert agent.model is not None
+    method = make_method({"final_updates": 1500})
+    method.search(search.task)
+    agent = method.ppo
     encoder = FeatureEncoder(search.evaluator.profile, agent.pp_per_nat)
-    drawn = draw_plans(agent.model, encoder, TOLERANCES, greedy=True)
+    drawn = draw_plans(agent.opened, encoder, TOLERANCES, greedy=True)
     names = search.evaluator.profile.precisions
     for row, tolerance in zip(drawn, TOLERANCES, strict=True):
         best = search.archive.best(tolerance).plan
@@ -94,7 +93,7 @@ def test_the_policy_alone_proposes_what_the_search_found() -> None:
 def test_equal_seeds_ask_for_equal_plans_and_others_do_not() -> None:
     searches = [Search(seed=seed) for seed in (1, 1, 2)]
     for search in searches:
-        make_agent().search(search.task)
+        make_method().search(search.task)
     assert searches[0].plans == searches[1].plans
     assert searches[0].plans != searches[2].plans
 
@@ -102,16 +101,16 @@ def test_equal_seeds_ask_for_equal_plans_and_others_do_not() -> None:
 @pytest.mark.parametrize("layers", [1, 2])
 def test_a_network_with_fewer_plans_than_the_budget_is_searched_and_done(layers: int) -> None:
     search = Search(layers, budget=100)
-    make_agent(total_timesteps=60).search(search.task)
+    make_method(total_timesteps=60).search(search.task)
     assert len(search.plans) <= 4**layers
     assert all(search.regret(tolerance) == pytest.approx(0.0) for tolerance in TOLERANCES)
 
 
-def test_what_is_known_already_needs_no_seeds() -> None:
+def test_what_is_known_already_needs_no_initial_design() -> None:
     search = Search(budget=200)
     ILP().search(SearchTask(search.task.evaluator, search.archive, TOLERANCES, 30, 0))
     known = len(search.plans)
-    make_agent({"seed_share": 0.05}, total_timesteps=0).search(
+    make_method({"initial_share": 0.05}, total_timesteps=0).search(
         SearchTask(search.task.evaluator, search.archive, TOLERANCES, known + 6, 0)
     )
     assert len(search.plans) == known + 6
@@ -131,17 +130,16 @@ def test_interrupted_anywhere_it_leaves_its_archive_and_an_agent_and_resumes_wit
 ) -> None:
     profile = make_profile(4, missing={0: ("int2",)})
     compare = Comparisons(tmp_path)
-    checkpoint = str(tmp_path / "ppo.zip")
+    checkpoint = tmp_path / "ppo.zip"
     for after in (1, 12, 20):
         stop, known = StopRule(), compare.entries(profile)
         evaluator = SmallEvaluator(profile, known=[outcome for outcome, _ in known])
         before = len(known)
         evaluator.before_run = partial(request_after, after, evaluator, stop)
-        agent = make_agent(checkpoint=checkpoint)
+        method = make_method(checkpoint=checkpoint)
         comparison = compare.make(evaluator, stop)
-        assert not comparison.run(agent, 80, 0, seeded=True)
-        assert agent.model is not None
-        export_policy(agent.model, profile.precisions, agent.pp_per_nat)
+        assert not comparison.run(method, 80, 0, seeded=True)
+        export_policy(method.ppo.opened, profile.precisions, method.ppo.pp_per_nat)
         now = compare.entries(profile)
         assert len(now) > before
         assert not {outcome.plan for outcome, _ in known} & set(evaluator.ran[1:])
@@ -151,11 +149,11 @@ def test_interrupted_anywhere_it_leaves_its_archive_and_an_agent_and_resumes_wit
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("seed_share", 1.5), ("rounds", 0), ("climbs", -1), ("relearn_every", 0)]
+    ("name", "value"), [("initial_share", 1.5), ("rounds", 0), ("climbs", -1), ("relearn_every", 0)]
 )
 def test_settings_that_make_no_sense_are_refused(name: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=f"{name} is {value}, must be"):
-        SurrogateLoop(**{name: value})
+        SurrogateSettings(**{name: value})
 
 
 def test_predicted_drops_are_not_bounded_a_second_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,5 +171,5 @@ def test_predicted_drops_are_not_bounded_a_second_time(monkeypatch: pytest.Monke
     careful = Archive(search.reference, SearchGate(0.2))
     evaluator = ArchivingEvaluator(search.evaluator, "ppo", (careful,), 20)
     make_env = partial(LayerPrecisionEnv, gate=SearchGate(0.2), tolerance_range_pp=(0.2, 4.0))
-    make_agent(make_env=make_env).search(SearchTask(evaluator, careful, TOLERANCES, 20, 0))
+    make_method(make_env=make_env).search(SearchTask(evaluator, careful, TOLERANCES, 20, 0))
     assert set(judged) == {search.evaluator.samples}

@@ -14,7 +14,7 @@ from agents.local_search import LocalSearch
 from agents.search_method import SearchMethod, SearchTask
 from agents.stopping import BudgetSpent, SearchInterrupted
 from agents.surrogate.chain_step import chain_steps
-from agents.surrogate.drop_surrogate import DropSurrogate, plan_indices
+from agents.surrogate.drop_surrogate import DropSurrogate
 from envs.evaluators.evaluator import Evaluator, Outcome
 from envs.gate import SearchGate
 from envs.synthetic import SyntheticEvaluator as InteractingLayers
@@ -145,7 +145,7 @@ def test_long_steps_lead_to_cheaper_plans_of_the_drop_aimed_at() -> None:
     outcomes: list[Outcome] = [*archive, *search(LocalSearch(), evaluator, 60)[0]]
     surrogate = DropSurrogate(evaluator.profile).fit(list({o.plan: o for o in outcomes}.values()))
     best = archive.best(2.0)
-    plans = chain_steps(surrogate, plan_indices(evaluator.profile, [best.plan])[0], (1.0, 2.0))
+    plans = chain_steps(surrogate, surrogate.arrays.indices([best.plan])[0], np.array([1.0, 2.0]))
     predicted, _ = surrogate.predict(plans)
     assert predicted == pytest.approx([1.0, 2.0], rel=0.2)
     assert surrogate.arrays.energies_j(plans)[1] < best.energy_j
@@ -154,4 +154,4 @@ def test_long_steps_lead_to_cheaper_plans_of_the_drop_aimed_at() -> None:
 def test_a_long_step_to_a_drop_that_no_plan_keeps_leads_nowhere() -> None:
     profile = make_profile(4)
     surrogate = DropSurrogate(profile).fit([])
-    assert chain_steps(surrogate, np.array([4, 4, 4, 4]), (1e-9,)).shape[1] == 4
+    assert chain_steps(surrogate, np.array([4, 4, 4, 4]), np.array([1e-9])).shape[1] == 4

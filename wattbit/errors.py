@@ -66,3 +66,14 @@ class OutputError(WattbitError):
 def one_line(error: BaseException) -> str:
     """The type and the text of any error on one line, as messages and logs quote it."""
     return f"{type(error).__name__}: {' '.join(str(error).split()):.300}"
+
+
+def require_at_least(least: float, **values: float) -> None:
+    """Check settings, given by name.
+
+    Raises:
+        ConfigError: If one is below ``least`` or no number.
+    """
+    for name, value in values.items():
+        if not value >= least:
+            raise ConfigError(f"{name} is {value}, must be at least {least}")

@@ -1,8 +1,8 @@
-"""How much a plan that was not run yet promises, and the plans nearby that promise most.
+"""The acquisition function: expected saving of plans that were not run yet, and hill climbing on it.
 
 A plan's energy is known without running it, so its expected improvement at a tolerance (Jones et al. 1998) is
-the energy it saves beyond the best plan known, times the probability that it passes the search gate (Gardner
-et al. 2014, "Bayesian optimization with inequality constraints").
+the energy it saves beyond the incumbent, times its probability of feasibility: that it passes the search gate
+(Gardner et al. 2014, "Bayesian optimization with inequality constraints").
 """
 
 from __future__ import annotations
@@ -14,57 +14,54 @@ from numpy.typing import NDArray
 
 from agents.archive import Archive
 from agents.surrogate.drop_surrogate import FittedSurrogate
-from agents.surrogate.plan_arrays import Indices, PlanArrays
+from agents.surrogate.plan_arrays import Indices
 
 Floats = NDArray[np.float64]
 
-# Changes of one layer and of two tried at each step of a climb: all there are of one up to 130 layers of four
-# precisions. Without a limit, the time of a step would grow with the square of the layers.
+# Changes of one layer and of two that a step of hill climbing tries; up to 130 layers of four precisions all
+# changes of one. Without a limit, the time of a step would grow with the square of the layers.
 _SINGLE = 400
 _PAIRS = 200
 _MOST_STEPS = 100
 
 
 class Acquisition:
-    """What plans promise at each of some tolerances, given what is known now.
+    """Expected savings at each tolerance, given what is known now.
 
     Args:
         surrogate: Predicts drops.
-        archive: What is known; a plan in it promises nothing any more.
+        archive: What is known; a plan in it has no expected saving any more.
         tolerances_pp: The tolerances.
+
+    Attributes:
+        surrogate: Predicts drops.
+        incumbents: The best plan known at each tolerance, (tolerances, layers).
     """
 
     def __init__(self, surrogate: FittedSurrogate, archive: Archive, tolerances_pp: Sequence[float]) -> None:
-        self._surrogate = surrogate
+        self.surrogate = surrogate
         self._arrays = surrogate.arrays
-        self._tolerances_pp = tuple(tolerances_pp)
-        self._best_j = np.array([archive.best(tolerance).energy_j for tolerance in tolerances_pp])
+        self.tolerances_pp = tuple(tolerances_pp)
+        best = [archive.best(tolerance_pp) for tolerance_pp in tolerances_pp]
+        self.incumbents = self._arrays.indices([outcome.plan for outcome in best])
+        self._best_j = np.array([outcome.energy_j for outcome in best])
         self._known = {row.tobytes() for row in self._arrays.indices([o.plan for o in archive])}
 
-    @property
-    def arrays(self) -> PlanArrays:
-        """The profile as tables."""
-        return self._arrays
-
-    def is_known(self, row: Indices) -> bool:
-        """True if the plan (layers,) was run, or was chosen to be run."""
-        return row.tobytes() in self._known
-
     def exclude(self, row: Indices) -> None:
-        """Let the plan (layers,) promise nothing from now on."""
+        """Treat the plan (layers,) as known from now on."""
         self._known.add(row.tobytes())
 
     def values(self, indices: Indices) -> Floats:
-        """The share of the best known energy that each plan is expected to save, (plans, tolerances)."""
+        """Expected saving of each plan, as a share of the incumbent's energy, (plans, tolerances)."""
         gains: Floats = np.maximum(0.0, 1.0 - self._arrays.energies_j(indices)[:, None] / self._best_j)
         gains[[row.tobytes() in self._known for row in indices]] = 0.0
         hopeful = gains.any(axis=1)
         if hopeful.any():
-            gains[hopeful] *= self._surrogate.chances(indices[hopeful], self._tolerances_pp)
+            gains[hopeful] *= self.surrogate.feasibility(indices[hopeful], self.tolerances_pp)
         return gains
 
     def climb(self, start: Indices, column: int, rng: np.random.Generator) -> tuple[Indices, float]:
-        """From ``start`` (layers,) the best change of one or two layers, until none is better.
+        """Hill climbing from ``start`` (layers,): the best change of one or two layers until none is better.
 
         Args:
             start: The plan to start from.
@@ -72,7 +69,7 @@ class Acquisition:
             rng: Draws the changes of two layers.
 
         Returns:
-            A plan that is not known and what it promises; 0 if there is none better than what is known.
+            The plan reached and its expected saving; 0 if no plan better than the incumbent was found.
         """
         best, value = start, float(self.values(start[None])[0, column])
         for _ in range(_MOST_STEPS):

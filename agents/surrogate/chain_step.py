@@ -8,8 +8,6 @@ are worse.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,7 +17,7 @@ from envs.chain import cheapest_chain
 
 Floats = NDArray[np.float64]
 
-AIMS = (0.85, 0.92, 0.96, 0.99, 1.01, 1.04, 1.1)
+AIMS = np.array([0.85, 0.92, 0.96, 0.99, 1.01, 1.04, 1.1])
 """Predicted drops worth aiming at, as shares of a tolerance."""
 
 # Steps that a drop is counted in, up to the limit.
@@ -28,7 +26,7 @@ _STEPS = 400
 _FORBIDDEN = 1e6
 
 
-def chain_steps(surrogate: FittedSurrogate, start: Indices, limits_pp: Sequence[float]) -> Indices:
+def chain_steps(surrogate: FittedSurrogate, start: Indices, limits_pp: Floats) -> Indices:
     """For each limit the cheapest plan whose predicted drop, linearised at ``start``, is at most that.
 
     Args:
@@ -45,7 +43,7 @@ def chain_steps(surrogate: FittedSurrogate, start: Indices, limits_pp: Sequence[
     found = []
     for limit_pp in limits_pp:
         unit_pp = limit_pp / _STEPS
-        # Scores may not be negative: what a layer can spare at most is given to it beforehand.
+        # Scores may not be negative, so the least that each layer can add is taken off beforehand.
         spared = steps_pp.min(axis=(1, 2))
         scores = np.minimum(np.rint((steps_pp - spared[:, None, None]) / unit_pp), 10 * _STEPS)
         limit = int((limit_pp - base_pp - spared.sum()) / unit_pp)

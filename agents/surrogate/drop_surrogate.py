@@ -24,12 +24,10 @@ from scipy.special import ndtr
 
 from agents.surrogate.gaussian_process import GaussianProcess, WeightPrior, fit_process
 from agents.surrogate.gp_covariance import FLOOR_NATS, KERNELS, PlanFeatures
-from agents.surrogate.plan_arrays import Indices, PlanArrays, energies_j, plan_indices, plans_from
+from agents.surrogate.plan_arrays import Indices, PlanArrays
 from envs.evaluators.evaluator import Outcome
 from envs.gate import SearchGate
 from wattbit.profile import ModelProfile
-
-__all__ = ["DropSurrogate", "FittedSurrogate", "energies_j", "plan_indices", "plans_from"]
 
 Floats = NDArray[np.float64]
 
@@ -81,7 +79,7 @@ class DropSurrogate:
             None if previous is None else previous.divergence.log_weights,
         )
         noise = variances / (1.0 + drops_pp**2)
-        link = _Link.fit(log_divergence, drops_pp, noise)
+        link = _DropLink.fit(log_divergence, drops_pp, noise)
         slopes = link.slope(log_divergence) + _LEAST_SLOPE
         residual = fit_process(
             kernels * slopes[:, None] * slopes,
@@ -119,7 +117,7 @@ class FittedSurrogate:
     features: PlanFeatures
     slopes: Floats
     divergence: GaussianProcess
-    link: _Link
+    link: _DropLink
     residual: GaussianProcess
     noise_line: tuple[float, float]
 
@@ -135,11 +133,11 @@ class FittedSurrogate:
         mean, std = self._predict(indices)
         return np.sinh(mean), std * np.cosh(mean)
 
-    def chances(self, indices: Indices, tolerances_pp: Sequence[float]) -> Floats:
-        """Probability that the (judged) drop counted will be at most each tolerance, (plans, tolerances)."""
+    def feasibility(self, indices: Indices, tolerances_pp: Sequence[float]) -> Floats:
+        """Probability that the (judged) drop will be at most each tolerance, (plans, tolerances)."""
         mean, std = self._predict(indices)
-        chances: Floats = ndtr((np.arcsinh(np.asarray(tolerances_pp)) - mean[:, None]) / std[:, None])
-        return chances
+        probability: Floats = ndtr((np.arcsinh(np.asarray(tolerances_pp)) - mean[:, None]) / std[:, None])
+        return probability
 
     def _predict(self, indices: Indices) -> tuple[Floats, Floats]:
         """Mean and standard deviation of z, each (plans,)."""
@@ -170,7 +168,7 @@ class FittedSurrogate:
 
 
 @dataclass(frozen=True, slots=True)
-class _Link:
+class _DropLink:
     """What drop a divergence means: ``top * (1 - exp(-exp(scale + power * log divergence) / top))``.
 
     Attributes:
@@ -184,7 +182,7 @@ class _Link:
     top_pp: float
 
     @classmethod
-    def fit(cls, log_divergence: Floats, drops_pp: Floats, noise: Floats) -> _Link:
+    def fit(cls, log_divergence: Floats, drops_pp: Floats, noise: Floats) -> _DropLink:
         """Least squares in z, with weak priors: 20 pp a nat, in proportion."""
         top_pp = 1.02 * max(20.0, float(drops_pp.max(initial=0.0)))
         targets, spread = np.arcsinh(drops_pp), np.sqrt(noise + 0.05)

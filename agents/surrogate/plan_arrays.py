@@ -90,22 +90,3 @@ class PlanArrays:
     def sensitivities(self, indices: Indices) -> Floats:
         """Sensitivity of each layer of each plan, nats, (plans, layers)."""
         return self.sensitivity[np.arange(indices.shape[1]), indices]
-
-
-def plan_indices(profile: ModelProfile, plans: Sequence[PrecisionPlan]) -> Indices:
-    """The index array of ``plans``, (plans, layers).
-
-    Raises:
-        PlanError: If a plan is for another model.
-    """
-    return PlanArrays.of(profile).indices(plans)
-
-
-def plans_from(profile: ModelProfile, indices: Indices) -> list[PrecisionPlan]:
-    """The plans of an index array, in order."""
-    return PlanArrays.of(profile).plans(indices)
-
-
-def energies_j(profile: ModelProfile, indices: Indices) -> Floats:
-    """Energy per inference of each plan by the profile's additive model, joules, (plans,)."""
-    return PlanArrays.of(profile).energies_j(indices)

@@ -12,7 +12,7 @@ from wattbit.judging.noninferiority import PairedCounts
 from wattbit.plan import PrecisionPlan
 from wattbit.profile import ModelProfile
 
-# So many that the predicted drop is hardly rounded.
+# Enough that rounding a predicted drop to whole samples does not matter.
 _SAMPLES = 10**9
 
 

@@ -22,9 +22,11 @@ from torch import Tensor
 
 from agents.archive import Journal
 from agents.baselines import ILP, Greedy, Random, Uniform
+from agents.ppo import draw_plans
 from agents.search_comparison import SearchComparison
 from agents.search_method import SearchMethod, SearchTask
 from agents.stopping import StopRule
+from agents.surrogate.plan_arrays import PlanArrays
 from envs.evaluators.plan_evaluator import PlanEvaluator
 from envs.layer_precision import LayerPrecisionEnv
 from pipeline.preparation import build_model, profile_model, use_threads
@@ -35,7 +37,6 @@ from scripts.benchmarks.kernel_models import load_workload
 from wattbit.energy.time_power import cpu_name
 from wattbit.execution.prefix_sharing import PrefixSharing
 from wattbit.execution.switchable import SwitchableModel
-from wattbit.features import Context, PlanBuilder
 from wattbit.model_inputs import Inputs
 from wattbit.plan import PrecisionPlan
 from workloads.padding import split_batches
@@ -161,13 +162,8 @@ def rollout(agent: MaskablePPO, env: LayerPrecisionEnv, plans: int, seed: int) -
     agent.set_random_seed(seed)
     low_pp, high_pp = env.tolerance_range_pp
     tolerances_pp = np.exp(rng.uniform(math.log(low_pp), math.log(high_pp), plans))
-    walks = [PlanBuilder(env.encoder, Context(float(tolerance_pp))) for tolerance_pp in tolerances_pp]
-    for _ in env.encoder.profile.layers:
-        observations = np.stack([walk.observation for walk in walks])
-        actions, _ = agent.predict(observations, action_masks=np.stack([walk.mask for walk in walks]))
-        for walk, action in zip(walks, actions, strict=True):
-            walk.assign(action)
-    return [walk.plan for walk in walks]
+    drawn = draw_plans(agent, env.encoder, tolerances_pp.tolist())
+    return PlanArrays.of(env.encoder.profile).plans(drawn)
 
 
 def _difference(a: Tensor, b: Tensor) -> float:
@@ -204,6 +200,6 @@ def _warm_started(
     for method in baselines:
         comparison.run(method, settings.baseline_budget, SEED)
     make_env = partial(settings.env, pp_per_nat=comparison.pp_per_nat())
-    ppo = settings.agent(make_env=make_env)
+    agent = settings.ppo_search(make_env=make_env).ppo
     task = SearchTask(evaluator, comparison.archive, comparison.tolerances_pp, 1, SEED)
-    return ppo.open(task, evaluator), make_env(evaluator)
+    return agent.open(task, evaluator), make_env(evaluator)

@@ -17,9 +17,10 @@ import numpy as np
 
 from agents.archive import Archive, ArchivingEvaluator
 from agents.export import export_policy
+from agents.ppo_search import PPOSearch
 from agents.search_method import SearchMethod, SearchTask
 from agents.stopping import BudgetSpent
-from agents.surrogate.plan_arrays import plan_indices, plans_from
+from agents.surrogate.plan_arrays import PlanArrays
 from envs.evaluators.evaluator import Evaluator, Outcome
 from pipeline.preparation import use_threads
 from scripts.benchmarks.search_methods import GATES, METHODS, TOLERANCES_PP
@@ -134,12 +135,11 @@ def _use_one_thread() -> None:
 
 def _policy(method: SearchMethod, problem: Evaluator) -> dict[float, Outcome]:
     """What the learned network proposes at its most probable choices, as a bundle's controller would."""
-    model = getattr(method, "model", None)
-    if method.name != "ppo" or model is None:
+    if not isinstance(method, PPOSearch):
         return {}
-    pp_per_nat = float(method.pp_per_nat)  # type: ignore[attr-defined]  # PPO has it
-    policy = export_policy(model, problem.profile.precisions, pp_per_nat)
-    encoder = FeatureEncoder(problem.profile, pp_per_nat)
+    agent = method.ppo
+    policy = export_policy(agent.opened, problem.profile.precisions, agent.pp_per_nat)
+    encoder = FeatureEncoder(problem.profile, agent.pp_per_nat)
     return {t: problem.evaluate(policy.propose(encoder, Context(t))) for t in TOLERANCES_PP}
 
 
@@ -183,10 +183,10 @@ def _load(cell: SearchCell, cache: Path | None) -> CellResult | None:
 
 
 def _rows(problem: Evaluator, plans: Iterable[PrecisionPlan]) -> list[list[int]]:
-    rows: list[list[int]] = plan_indices(problem.profile, list(plans)).tolist()
+    rows: list[list[int]] = PlanArrays.of(problem.profile).indices(list(plans)).tolist()
     return rows
 
 
 def _plans(problem: Evaluator, rows: Sequence[Sequence[int]]) -> list[PrecisionPlan]:
     layers = len(problem.profile.layers)
-    return plans_from(problem.profile, np.array(rows, np.intp).reshape(len(rows), layers))
+    return PlanArrays.of(problem.profile).plans(np.array(rows, np.intp).reshape(len(rows), layers))

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib import import_module
+from pathlib import Path
 from types import MappingProxyType
 
+from agents.ppo_search import PPOSearch
 from agents.search_method import SearchMethod
 from envs.gate import SearchGate
 from envs.layer_precision import LayerPrecisionEnv
@@ -46,7 +48,12 @@ def _ddpg(gate: SearchGate) -> SearchMethod:
 
 
 def _ppo(gate: SearchGate) -> SearchMethod:
-    return compose_training(["energy=modelled"]).agent(make_env=environment(gate))
+    return shipped_ppo(gate)
+
+
+def shipped_ppo(gate: SearchGate, checkpoint: Path | None = None) -> PPOSearch:
+    """The method of ``conf/agent/ppo.yaml``, which keeps its agent in ``checkpoint`` if there is one."""
+    return compose_training(["energy=modelled"]).ppo_search(make_env=environment(gate), checkpoint=checkpoint)
 
 
 def environment(gate: SearchGate) -> partial[LayerPrecisionEnv]:

@@ -26,18 +26,17 @@ from sb3_contrib import MaskablePPO
 
 from agents.additive import AdditiveModel
 from agents.archive import Archive, ArchivingEvaluator
-from agents.ppo import PPO
+from agents.ppo import PPOAgent, draw_plans
+from agents.ppo_search import PPOSearch
 from agents.search_method import SearchMethod, SearchTask
 from agents.stopping import BudgetSpent
-from agents.surrogate.plan_arrays import plans_from
+from agents.surrogate.plan_arrays import PlanArrays
 from agents.surrogate.surrogate_evaluator import SurrogateEvaluator
-from agents.surrogate_ppo import draw_plans
 from envs.evaluators.evaluator import Evaluator, Outcome
 from pipeline.preparation import use_threads
-from pipeline.settings import compose_training
 from scripts.benchmarks import Benchmark
 from scripts.benchmarks.search_cells import CellResult, SearchCell
-from scripts.benchmarks.search_methods import METHODS, RAW, TOLERANCES_PP, environment
+from scripts.benchmarks.search_methods import METHODS, RAW, TOLERANCES_PP, shipped_ppo
 from scripts.benchmarks.search_problems import open_problem
 from scripts.benchmarks.search_scores import optimisation_regrets, policy_regrets
 from scripts.benchmarks.transfer_tables import (
@@ -61,8 +60,8 @@ NETWORKS = ("fashion_resnet8", "fashion_transformer")
 SOURCE_BUDGET = 200
 BUDGETS = (20, 40)
 
-Maker = Callable[[Path | None], PPO]
-"""Makes an agent that keeps its checkpoint in a file, or nowhere."""
+Maker = Callable[[Path | None], PPOSearch]
+"""Makes a method whose agent keeps its checkpoint in a file, or nowhere."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -91,28 +90,28 @@ def run(options: argparse.Namespace) -> Benchmark:
     return Benchmark("transfer", f"cpu: {cpu_name()}", figures(found), tuple(rows))
 
 
-def shipped_agent(checkpoint: Path | None) -> PPO:
-    """PPO with the settings of ``conf/agent/ppo.yaml``, on the raw gate."""
-    path = None if checkpoint is None else str(checkpoint)
-    return compose_training(["energy=modelled"]).agent(make_env=environment(RAW), checkpoint=path)
+def shipped_method(checkpoint: Path | None) -> PPOSearch:
+    """The method of ``conf/agent/ppo.yaml``, on the raw gate."""
+    return shipped_ppo(RAW, checkpoint)
 
 
-def transfer(network: str, others: Sequence[str], seed: int, make_agent: Maker) -> list[Finding]:
+def transfer(network: str, others: Sequence[str], seed: int, make_method: Maker) -> list[Finding]:
     """Train on ``network`` and propose and search on ``others``; search on ``network`` from scratch, too."""
-    agent = make_agent(None)
-    trained = run_search(agent, SearchCell(network, "ppo", SOURCE_BUDGET, seed, "raw"))
+    method = make_method(None)
+    trained = run_search(method, SearchCell(network, "ppo", SOURCE_BUDGET, seed, "raw"))
     found = [judge(trained, network, OWN)]
     for budget in BUDGETS:
-        scratch = run_search(make_agent(None), SearchCell(network, "ppo", budget, seed, "raw"))
+        scratch = run_search(make_method(None), SearchCell(network, "ppo", budget, seed, "raw"))
         found.append(judge(scratch, None, SCRATCH))
-    model = _model(agent)
     for other in others:
-        found.append(_zero_shot(agent, network, SearchCell(other, "ppo", 0, seed, "raw")))
+        found.append(_zero_shot(method.ppo, network, SearchCell(other, "ppo", 0, seed, "raw")))
         found.append(_additive(trained, SearchCell(other, "ilp", 0, seed, "raw")))
         for budget in BUDGETS:
             with TemporaryDirectory() as folder:
-                going_on = make_agent(Path(folder) / "agent.zip")
-                result = run_search(going_on, SearchCell(other, "ppo", budget, seed, "raw"), model)
+                going_on = make_method(Path(folder) / "agent.zip")
+                result = run_search(
+                    going_on, SearchCell(other, "ppo", budget, seed, "raw"), method.ppo.opened
+                )
             found.append(judge(result, network, TRANSFERRED))
     return found
 
@@ -123,39 +122,40 @@ def run_search(method: SearchMethod, cell: SearchCell, start: MaskablePPO | None
     Args:
         method: The method.
         cell: What to run; only problem, budget and seed count.
-        start: What a PPO with a checkpoint starts with, see `carry_over`.
+        start: What an agent with a checkpoint starts with, see `carry_over`.
     """
     problem = open_problem(cell.problem, cell.seed)
     reference = problem.evaluate(problem.profile.reference_plan)
     archive = Archive(reference, RAW)
     evaluator = ArchivingEvaluator(problem, cell.method, (archive,), cell.budget)
     task = SearchTask(evaluator, archive, TOLERANCES_PP, cell.budget, cell.seed)
-    if start is not None and isinstance(method, PPO):
-        carry_over(start, method, task)
+    if start is not None and isinstance(method, PPOSearch):
+        carry_over(start, method.ppo, task)
     with suppress(BudgetSpent):
         method.search(task)
-    policy = greedy_plans(method, problem) if isinstance(method, PPO) else {}
+    policy = greedy_plans(method.ppo, problem) if isinstance(method, PPOSearch) else {}
     return CellResult(cell, reference, tuple(archive), policy)
 
 
-def carry_over(start: MaskablePPO, agent: PPO, task: SearchTask) -> None:
+def carry_over(start: MaskablePPO, agent: PPOAgent, task: SearchTask) -> None:
     """Write ``agent``'s checkpoint so that its search begins with the weights of ``start``, all else new."""
     model = agent.open(task, SurrogateEvaluator(task.evaluator.profile))
     model.policy.load_state_dict(start.policy.state_dict())
     agent.save()
 
 
-def greedy_plans(agent: PPO, problem: Evaluator) -> dict[float, Outcome]:
+def greedy_plans(agent: PPOAgent, problem: Evaluator) -> dict[float, Outcome]:
     """What the policy proposes at its most probable choices for each tolerance (pp)."""
     encoder = FeatureEncoder(problem.profile, agent.pp_per_nat)
-    drawn = draw_plans(_model(agent), encoder, TOLERANCES_PP, greedy=True)
-    return dict(zip(TOLERANCES_PP, problem.evaluate_all(plans_from(problem.profile, drawn)), strict=True))
+    drawn = draw_plans(agent.opened, encoder, TOLERANCES_PP, greedy=True)
+    plans = PlanArrays.of(problem.profile).plans(drawn)
+    return dict(zip(TOLERANCES_PP, problem.evaluate_all(plans), strict=True))
 
 
 # --- judging ------------------------------------------------------------------------------------------------
 
 
-def _zero_shot(agent: PPO, trained_on: str, cell: SearchCell) -> Finding:
+def _zero_shot(agent: PPOAgent, trained_on: str, cell: SearchCell) -> Finding:
     problem = open_problem(cell.problem, cell.seed)
     reference = problem.evaluate(problem.profile.reference_plan)
     return judge(CellResult(cell, reference, (), greedy_plans(agent, problem)), trained_on, ZERO_SHOT)
@@ -199,12 +199,6 @@ def judge(result: CellResult, trained_on: str | None, what: str) -> Finding:
     )
 
 
-def _model(agent: PPO) -> MaskablePPO:
-    if agent.model is None:
-        raise RuntimeError("the agent is not open: search first")
-    return agent.model
-
-
 # --- processes ----------------------------------------------------------------------------------------------
 
 
@@ -212,12 +206,12 @@ def _run_all(units: Sequence[tuple[str, int]], workers: int) -> Iterator[list[Fi
     """`transfer` from each (network, seed) to all other networks; a line on stderr tells of each finished."""
     if workers == 1:
         for network, seed in units:
-            yield transfer(network, _others(network), seed, shipped_agent)
+            yield transfer(network, _others(network), seed, shipped_method)
         return
     # Forking a process that runs threads may hang; a new one imports what it needs.
     with ProcessPoolExecutor(workers, get_context("spawn"), use_threads, (1,)) as pool:
         futures = {
-            pool.submit(transfer, network, _others(network), seed, shipped_agent): f"{network}, seed {seed}"
+            pool.submit(transfer, network, _others(network), seed, shipped_method): f"{network}, seed {seed}"
             for network, seed in units
         }
         for done, future in enumerate(as_completed(futures), 1):

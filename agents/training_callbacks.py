@@ -1,4 +1,4 @@
-"""The learning curve, and what watches over the learning: the budget, the entropy, the checkpoints."""
+"""What happens while PPO learns, one job a callback."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from sb3_contrib import MaskablePPO
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger
 
 from agents.search_method import SearchTask
 
@@ -35,56 +36,62 @@ class LearningPoint:
     best_saving: Mapping[float, float]
 
 
-class LearningWatch(BaseCallback):
-    """Stops at the budget, keeps the entropy above its floor, draws the learning curve, and saves.
+class StopAtBudget(BaseCallback):
+    """Ends the training once the budget of ``task`` is spent."""
 
-    Args:
-        agent: The agent that learns.
-        task: What it is to do.
-        entropy_floor: Smallest mean entropy, nats.
-        curve: The learning curve; points are added to it.
-        save: Called after each rollout and by `finish`.
-    """
-
-    def __init__(
-        self,
-        agent: MaskablePPO,
-        task: SearchTask,
-        entropy_floor: float,
-        curve: list[LearningPoint],
-        save: Callable[[], None],
-    ) -> None:
+    def __init__(self, task: SearchTask) -> None:
         super().__init__()
-        self._agent = agent
         self._task = task
-        self._floor = entropy_floor
-        self._curve = curve
-        self._save = save
-
-    def finish(self) -> None:
-        """Record and save where the learning ended, be it in the middle of a rollout."""
-        if not self._curve or self._curve[-1].timesteps < self._agent.num_timesteps:
-            self._add_point()
-        self._save()
 
     def _on_step(self) -> bool:
         return self._task.evaluator.evaluations < self._task.budget
 
+
+class EntropyFloor(BaseCallback):
+    """Raises the entropy bonus of ``agent`` while the policy's entropy is below ``floor`` (nats)."""
+
+    def __init__(self, agent: MaskablePPO, floor: float) -> None:
+        super().__init__()
+        self._agent = agent
+        self._floor = floor
+
+    def _on_step(self) -> bool:
+        return True
+
     def _on_rollout_end(self) -> None:
-        entropy = self._last_entropy()
+        entropy = _last_entropy(self.logger)
         if entropy is not None:
             factor = _GROW if entropy < self._floor else _SHRINK
             self._agent.ent_coef = float(np.clip(self._agent.ent_coef * factor, _LEAST, _MOST))
+
+
+class LearningCurve(BaseCallback):
+    """Adds a point to ``points`` after each rollout, logs and reports it."""
+
+    def __init__(self, agent: MaskablePPO, task: SearchTask, points: list[LearningPoint]) -> None:
+        super().__init__()
+        self._agent = agent
+        self._task = task
+        self._points = points
+
+    def finish(self) -> None:
+        """Add a point where the learning ended, even in the middle of a rollout."""
+        if not self._points or self._points[-1].timesteps < self._agent.num_timesteps:
+            self._add_point()
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_end(self) -> None:
         point = self._add_point()
         if point is not None:
             self.logger.record("search/evaluations", point.evaluations)
             for tolerance, value in point.best_saving.items():
                 self.logger.record(f"search/saving_at_{tolerance:g}pp", value)
             self._task.report(point.evaluations, self._task.budget, f"reward {point.mean_reward:.3f}")
-        self._save()
 
     def _add_point(self) -> LearningPoint | None:
-        """Add a point to the curve; None, and no point, before an episode has ended."""
+        """Add a point; None, and no point, before an episode has ended."""
         rewards = [episode["r"] for episode in self._agent.ep_info_buffer or ()]
         if not rewards:
             return None
@@ -96,14 +103,29 @@ class LearningWatch(BaseCallback):
         point = LearningPoint(
             timesteps=self._agent.num_timesteps,
             mean_reward=float(np.mean(rewards)),
-            entropy=self._last_entropy(),
+            entropy=_last_entropy(self.logger),
             evaluations=self._task.evaluator.evaluations,
             best_saving=saving,
         )
-        self._curve.append(point)
+        self._points.append(point)
         return point
 
-    def _last_entropy(self) -> float | None:
-        # What the update before this rollout logged; it is there until the logger writes it out.
-        loss = self.logger.name_to_value.get("train/entropy_loss")
-        return None if loss is None else -float(loss)
+
+class SaveEachRollout(BaseCallback):
+    """Calls ``save`` after each rollout."""
+
+    def __init__(self, save: Callable[[], None]) -> None:
+        super().__init__()
+        self._save = save
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_end(self) -> None:
+        self._save()
+
+
+def _last_entropy(logger: Logger) -> float | None:
+    # What the update before this rollout logged; it is there until the logger writes it out.
+    loss = logger.name_to_value.get("train/entropy_loss")
+    return None if loss is None else -float(loss)
