@@ -22,6 +22,7 @@ from wattbit.energy.nvml_conditions import Conditions, detail, read_conditions
 from wattbit.energy.nvml_devices import (
     EnergySource,
     Gpu,
+    as_text,
     find_gpus,
     load_nvml,
     read_energy_mj,
@@ -94,7 +95,7 @@ class NvmlMeter(HardwareCounter):
         self._gpus = self._guarded(
             lambda: find_gpus(self._nvml, gpus, source, os.environ if environ is None else environ)
         )
-        self._driver = self._guarded(lambda: _text(self._nvml.nvmlSystemGetDriverVersion()))
+        self._driver = self._guarded(lambda: as_text(self._nvml.nvmlSystemGetDriverVersion()))
         self._counted = tuple(gpu for gpu in self._gpus if gpu.source == "counter")
         self._sampled = tuple(gpu for gpu in self._gpus if gpu.source == "power")
         self._sampling_s = sampling_s
@@ -209,7 +210,3 @@ def _counted_j(gpu: Gpu, before_mj: int, after_mj: int, seconds: float) -> float
 def _abandon(begin: _NvmlBegin) -> None:
     if begin.sampler:
         begin.sampler.abandon()
-
-
-def _text(value: str | bytes) -> str:
-    return value.decode() if isinstance(value, bytes) else value

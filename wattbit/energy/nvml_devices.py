@@ -130,7 +130,7 @@ def _all_handles(nvml: Any) -> list[Any]:
 def _cuda_order(nvml: Any, every: Sequence[Any], environ: Mapping[str, str]) -> list[int] | None:
     """NVML's numbers in the order in which CUDA counts; None if that order is CUDA's secret."""
     bus_order = environ.get("CUDA_DEVICE_ORDER", "").upper() == "PCI_BUS_ID"
-    countable = bus_order or len({_text(nvml.nvmlDeviceGetName(handle)) for handle in every}) == 1
+    countable = bus_order or len({as_text(nvml.nvmlDeviceGetName(handle)) for handle in every}) == 1
     visible = environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
         return list(range(len(every))) if countable else None
@@ -159,7 +159,7 @@ def _resolve(nvml: Any, every: Sequence[Any], order: Sequence[int] | None, name:
     if isinstance(name, str) and not name.isdigit():
         found = _by_uuid(nvml, every, name)
         if found is None:
-            uuids = ", ".join(_text(nvml.nvmlDeviceGetUUID(handle)) for handle in every)
+            uuids = ", ".join(as_text(nvml.nvmlDeviceGetUUID(handle)) for handle in every)
             raise MeterError(f"UUID {name!r} fits no GPU, or several; choose from {uuids}")
         return found
     number = int(name)
@@ -178,7 +178,7 @@ def _resolve(nvml: Any, every: Sequence[Any], order: Sequence[int] | None, name:
 
 def _by_uuid(nvml: Any, every: Sequence[Any], prefix: str) -> int | None:
     """The only GPU whose UUID begins with ``prefix``, or None."""
-    uuids = [_text(nvml.nvmlDeviceGetUUID(handle)) for handle in every]
+    uuids = [as_text(nvml.nvmlDeviceGetUUID(handle)) for handle in every]
     found = [index for index, uuid in enumerate(uuids) if prefix and uuid.startswith(prefix)]
     return found[0] if len(found) == 1 else None
 
@@ -186,7 +186,7 @@ def _by_uuid(nvml: Any, every: Sequence[Any], prefix: str) -> int | None:
 def _describe(
     nvml: Any, handle: Any, index: int, cuda_number: int | None, source: EnergySource | None
 ) -> Gpu:
-    name = _text(nvml.nvmlDeviceGetName(handle))
+    name = as_text(nvml.nvmlDeviceGetName(handle))
     _refuse_mig(nvml, handle, f"GPU {index} ({name})", index)
     candidates: tuple[EnergySource, ...] = ("counter", "power") if source is None else (source,)
     usable = [candidate for candidate in candidates if _works(nvml, handle, candidate)]
@@ -199,7 +199,7 @@ def _describe(
         limit_w: float | None = nvml.nvmlDeviceGetEnforcedPowerLimit(handle) / 1000.0
     except nvml.NVMLError:
         limit_w = None
-    return Gpu(handle, index, cuda_number, _text(nvml.nvmlDeviceGetUUID(handle)), name, usable[0], limit_w)
+    return Gpu(handle, index, cuda_number, as_text(nvml.nvmlDeviceGetUUID(handle)), name, usable[0], limit_w)
 
 
 def _refuse_mig(nvml: Any, handle: Any, label: str, index: int) -> None:
@@ -222,5 +222,6 @@ def _works(nvml: Any, handle: Any, source: EnergySource) -> bool:
         return False
 
 
-def _text(value: str | bytes) -> str:
+def as_text(value: str | bytes) -> str:
+    """What NVML answers, which older bindings give as bytes."""
     return value.decode() if isinstance(value, bytes) else value
