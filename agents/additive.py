@@ -15,11 +15,9 @@ from numpy.typing import NDArray
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import coo_array
 
+from wattbit.features import Floats, Mask
 from wattbit.plan import PrecisionPlan
 from wattbit.profile import ModelProfile
-
-Floats = NDArray[np.float64]
-Mask = NDArray[np.bool_]
 
 # How far from the optimum a plan may be, as a share of the reference energy.
 _GAP = 1e-6

@@ -7,13 +7,11 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
-from numpy.typing import NDArray
 
 from envs.evaluators.evaluator import Outcome
 from envs.gate import SearchGate
 from wattbit.errors import ConfigError
-
-Floats = NDArray[np.float64]
+from wattbit.features import Floats
 
 # Plans with larger drops say little about those near a tolerance.
 _MOST_PP = 15.0

@@ -7,19 +7,17 @@ from bisect import bisect_right
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from envs.chain import cheapest_chain
 from envs.evaluators.evaluator import Outcome
 from envs.gate import SearchGate
 from envs.synthetic_profile import draw_profile
 from wattbit.errors import ConfigError
+from wattbit.features import Floats
 from wattbit.judging.noninferiority import PairedCounts
 from wattbit.plan import PrecisionPlan
 from wattbit.precision import Precision, parse_precisions
 from wattbit.profile import ModelProfile
-
-Floats = NDArray[np.float64]
 
 # Share of the samples that a uniform plan damages, by stored bits, whatever the number of layers: 0.3 pp at
 # 8 bits, several at 4, tens at 3. Logarithms are interpolated.

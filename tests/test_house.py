@@ -30,11 +30,16 @@ def homes_of_several(names: Iterator[tuple[str, Path]]) -> dict[str, list[str]]:
     return {name: sorted(paths) for name, paths in homes.items() if len(paths) > 1}
 
 
-def classes(path: Path) -> Iterator[tuple[str, Path]]:
-    """The classes of a file, private ones too."""
+def classes_and_aliases(path: Path) -> Iterator[tuple[str, Path]]:
+    """The classes of a file, and its aliases of types: what is assigned to a name such as ``Floats``."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ClassDef):
             yield node.name, path
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            for target in targets:
+                if isinstance(target, ast.Name) and re.fullmatch(r"_?[A-Z][A-Z0-9]*[a-z]\w*", target.id):
+                    yield target.id, path
 
 
 def test_no_file_imports_itself_by_way_of_others() -> None:
@@ -49,8 +54,8 @@ def test_no_file_name_twice() -> None:
     assert not homes_of_several((path.name, path) for path in files)
 
 
-def test_no_class_name_twice() -> None:
-    assert not homes_of_several(pair for path in FILES + ENTRY_POINTS for pair in classes(path))
+def test_no_class_and_no_alias_of_a_type_twice() -> None:
+    assert not homes_of_several(pair for path in FILES + ENTRY_POINTS for pair in classes_and_aliases(path))
 
 
 def test_the_vocabulary_of_the_deployable_stays_small() -> None:

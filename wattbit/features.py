@@ -21,6 +21,7 @@ from wattbit.profile import LayerKind, LayerProfile, ModelProfile
 
 Observation = NDArray[np.float32]
 Mask = NDArray[np.bool_]
+Floats = NDArray[np.float64]
 
 _KINDS: tuple[LayerKind, ...] = get_args(LayerKind)
 _CONTEXT = ("tolerance_log10_pp", "energy_price_log10", "device_reference_energy_log10")

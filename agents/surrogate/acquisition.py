@@ -10,13 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from agents.archive import Archive
 from agents.surrogate.drop_surrogate import FittedSurrogate
 from agents.surrogate.plan_arrays import Indices
-
-Floats = NDArray[np.float64]
+from wattbit.features import Floats
 
 # Changes of one layer and of two that a step of hill climbing tries; up to 130 layers of four precisions all
 # changes of one. Without a limit, the time of a step would grow with the square of the layers.

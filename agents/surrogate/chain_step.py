@@ -9,13 +9,11 @@ are worse.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from agents.surrogate.drop_surrogate import FittedSurrogate
 from agents.surrogate.plan_arrays import Indices, PlanArrays
 from envs.chain import cheapest_chain
-
-Floats = NDArray[np.float64]
+from wattbit.features import Floats
 
 AIMS = np.array([0.85, 0.92, 0.96, 0.99, 1.01, 1.04, 1.1])
 """Predicted drops worth aiming at, as shares of a tolerance."""

@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import ndtr
 
@@ -27,9 +26,8 @@ from agents.surrogate.gp_covariance import FLOOR_NATS, KERNELS, PlanFeatures
 from agents.surrogate.plan_arrays import Indices, PlanArrays
 from envs.evaluators.evaluator import Outcome
 from envs.gate import SearchGate
+from wattbit.features import Floats
 from wattbit.profile import ModelProfile
-
-Floats = NDArray[np.float64]
 
 _OBSERVED = SearchGate(0.5)
 # Rows predicted at once: keeps memory bounded.

@@ -9,12 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.linalg import cho_solve, cholesky, solve_triangular
 from scipy.optimize import minimize
 
-Floats = NDArray[np.float64]
-Reals = NDArray[np.floating]
+from agents.surrogate.gp_covariance import Reals
+from wattbit.features import Floats
 
 # Keeps the matrix well conditioned where two rows are nearly equal and noise is 0.
 _JITTER = 1e-6

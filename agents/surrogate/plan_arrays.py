@@ -13,12 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wattbit.errors import PlanError
+from wattbit.features import Floats, Mask
 from wattbit.plan import PrecisionPlan
 from wattbit.profile import ModelProfile
 
-Floats = NDArray[np.float64]
 Indices = NDArray[np.intp]
-Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -25,7 +25,7 @@ from wattbit.energy.rejection import RejectionRules, rejection
 from wattbit.energy.trial import Work, run_window, timed_s
 from wattbit.errors import MeterError
 
-Row = dict[str, Any]
+Facts = dict[str, Any]
 
 _FAILURES_BEFORE_GIVING_UP = 3
 _TIMING_WINDOW_S = 0.1
@@ -89,7 +89,7 @@ class GpuMeasurer:
         self._random = random.Random(0)  # noqa: S311 - no secret
         self._failures = 0
 
-    def rotate(self, works: Mapping[str, Work], left_s: float) -> dict[str, Row]:
+    def rotate(self, works: Mapping[str, Work], left_s: float) -> dict[str, Facts]:
         """What one run of each of ``works`` takes, and its ratios to the first, the reference.
 
         Args:
@@ -100,7 +100,7 @@ class GpuMeasurer:
             A row for each name; that of a work that raises holds its error. Times come with every row,
             energies where there is a meter and time for it, else the reason why not.
         """
-        rows: dict[str, Row] = {}
+        rows: dict[str, Facts] = {}
         single_s: dict[str, float] = {}
         for name, work in works.items():
             try:
@@ -114,8 +114,8 @@ class GpuMeasurer:
 
     def _measured(
         self, works: Mapping[str, Work], single_s: Mapping[str, float], left_s: float
-    ) -> dict[str, Row]:
-        facts: Row
+    ) -> dict[str, Facts]:
+        facts: Facts
         problem = self._why_no_energy(len(works), left_s)
         if not problem:
             try:
@@ -186,10 +186,10 @@ def _cautions(windows: Mapping[str, _Pairs]) -> list[str]:
     return list(dict.fromkeys(causes))
 
 
-def _summary(own: _Pairs, reference: _Pairs, idle_w: float | None) -> Row:
+def _summary(own: _Pairs, reference: _Pairs, idle_w: float | None) -> Facts:
     """Medians over the trials, and the ratios to the reference."""
     seconds, base_s = ([(a.run_s + b.run_s) / 2 for a, b in pairs] for pairs in (own, reference))
-    row: Row = {
+    row: Facts = {
         "ms": statistics.median(seconds) * 1e3,
         "speedup": statistics.median(base / mine for base, mine in zip(base_s, seconds, strict=True)),
     }

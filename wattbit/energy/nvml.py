@@ -20,8 +20,8 @@ from wattbit.energy.device_sync import synchronize
 from wattbit.energy.meter import Energy
 from wattbit.energy.nvml_conditions import Conditions, detail, read_conditions
 from wattbit.energy.nvml_devices import (
-    EnergySource,
     Gpu,
+    NvmlSource,
     as_text,
     find_gpus,
     load_nvml,
@@ -80,7 +80,7 @@ class NvmlMeter(HardwareCounter):
         self,
         gpus: Sequence[int | str] = (0,),
         *,
-        source: EnergySource | None = None,
+        source: NvmlSource | None = None,
         min_window_s: float = 5.0,
         sampling_s: float = 0.02,
         nvml: Any = None,
@@ -89,8 +89,8 @@ class NvmlMeter(HardwareCounter):
         wait: Callable[[], None] = synchronize,
     ) -> None:
         super().__init__(clocks, min_window_s=min_window_s, sampling_s=sampling_s)
-        if source is not None and source not in get_args(EnergySource):
-            raise MeterError(f"unknown source {source!r}; choose from {', '.join(get_args(EnergySource))}")
+        if source is not None and source not in get_args(NvmlSource):
+            raise MeterError(f"unknown source {source!r}; choose from {', '.join(get_args(NvmlSource))}")
         self._nvml = load_nvml() if nvml is None else nvml
         self._gpus = self._guarded(
             lambda: find_gpus(self._nvml, gpus, source, os.environ if environ is None else environ)

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from wattbit.errors import MeterError
 
-EnergySource = Literal["counter", "power"]
+NvmlSource = Literal["counter", "power"]
 """``counter``: NVML counts millijoules; ``power``: instant power is sampled and integrated."""
 
 _SOURCES = {"counter": "energy counter", "power": "instant power"}
@@ -40,7 +40,7 @@ class Gpu:
     cuda_number: int | None
     uuid: str
     name: str
-    source: EnergySource
+    source: NvmlSource
     limit_w: float | None
 
     @property
@@ -75,7 +75,7 @@ def load_nvml() -> Any:
 def find_gpus(
     nvml: Any,
     wanted: Sequence[int | str],
-    source: EnergySource | None = None,
+    source: NvmlSource | None = None,
     environ: Mapping[str, str] = os.environ,
 ) -> tuple[Gpu, ...]:
     """The GPUs called ``wanted``.
@@ -183,12 +183,10 @@ def _by_uuid(nvml: Any, every: Sequence[Any], prefix: str) -> int | None:
     return found[0] if len(found) == 1 else None
 
 
-def _describe(
-    nvml: Any, handle: Any, index: int, cuda_number: int | None, source: EnergySource | None
-) -> Gpu:
+def _describe(nvml: Any, handle: Any, index: int, cuda_number: int | None, source: NvmlSource | None) -> Gpu:
     name = as_text(nvml.nvmlDeviceGetName(handle))
     _refuse_mig(nvml, handle, f"GPU {index} ({name})", index)
-    candidates: tuple[EnergySource, ...] = ("counter", "power") if source is None else (source,)
+    candidates: tuple[NvmlSource, ...] = ("counter", "power") if source is None else (source,)
     usable = [candidate for candidate in candidates if _works(nvml, handle, candidate)]
     if not usable:
         raise MeterError(
@@ -214,7 +212,7 @@ def _refuse_mig(nvml: Any, handle: Any, label: str, index: int) -> None:
         )
 
 
-def _works(nvml: Any, handle: Any, source: EnergySource) -> bool:
+def _works(nvml: Any, handle: Any, source: NvmlSource) -> bool:
     """True if a reading is there and not 0: a counter that always reads 0 is one that is missing."""
     try:
         return (read_energy_mj if source == "counter" else read_power_mw)(nvml, handle) > 0
