@@ -19,7 +19,7 @@ _MOST_PP = 15.0
 _LEAST_PLANS = 8
 # Exponents that are tried for the relation between divergence and drop.
 _EXPONENTS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.35)
-# Weight of the disagreements that a plan's divergence lets expect: that of so many seen.
+# Disagreements that a plan's divergence predicts count as much as this many that were seen.
 _PRIOR = 20.0
 # Outputs that differ by less are alike.
 _LEAST_NATS = 1e-6
