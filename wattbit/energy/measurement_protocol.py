@@ -17,7 +17,7 @@ class MeasurementProtocol:
         window_s: Shortest window, seconds; runs are repeated to fill it. None for what suits the meter. A
             counter's own shortest window is kept in any case.
         trials: Trials of reference, candidate, candidate, reference, at least 2; None for what suits.
-        idle_s: How long a counter measures the idle device first, seconds, for figures above idle; 0 leaves it out.
+        idle_s: Time a counter measures the idle device first, for figures above idle, seconds; 0 skips it.
         rules: When a trial is thrown away.
 
     Raises:
