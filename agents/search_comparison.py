@@ -14,6 +14,7 @@ from envs.evaluators.evaluator import Evaluator, Outcome
 from envs.gate import SearchGate
 from wattbit.errors import ConfigError
 from wattbit.plan import PrecisionPlan
+from wattbit.profile import ModelProfile
 
 # Plans evaluated between two looks at the stop rule: what an interruption loses at most.
 _CHUNK = 32
@@ -127,19 +128,25 @@ class SearchComparison:
         return finished
 
     def pp_per_nat(self) -> float:
-        """How many percentage points of drop a nat of summed sensitivity has cost so far.
+        """`observed_pp_per_nat` of the methods run so far.
 
-        The median over the plans of the methods run so far with a drop between 0.2 and 20 pp; 10 where there
-        is none. Plans of an interrupted run count only once their method has asked for them again.
+        Plans of an interrupted run count only once their method has asked for them again.
         """
-        profile = self.evaluator.profile
         found = {outcome.plan: outcome for run in self.runs for outcome in run.archive}
-        ratios = [
-            outcome.drop_pp / nats
-            for outcome in found.values()
-            if 0.2 <= outcome.drop_pp <= 20.0 and (nats := profile.plan_sensitivity(outcome.plan)) > 0.0
-        ]
-        return statistics.median(ratios) if ratios else 10.0
+        return observed_pp_per_nat(self.evaluator.profile, found.values())
+
+
+def observed_pp_per_nat(profile: ModelProfile, outcomes: Iterable[Outcome]) -> float:
+    """How many percentage points of drop a nat of summed sensitivity has cost.
+
+    The median over the plans with a drop between 0.2 and 20 pp; 10 where there is none.
+    """
+    ratios = [
+        outcome.drop_pp / nats
+        for outcome in outcomes
+        if 0.2 <= outcome.drop_pp <= 20.0 and (nats := profile.plan_sensitivity(outcome.plan)) > 0.0
+    ]
+    return statistics.median(ratios) if ratios else 10.0
 
 
 class _Recording(ArchivingEvaluator):

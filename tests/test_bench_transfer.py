@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,16 +15,17 @@ from synthetic import make_outcome
 from agents.archive import Archive, ArchivingEvaluator
 from agents.ppo import PPOAgent
 from agents.ppo_search import DirectPPO
+from agents.search_comparison import observed_pp_per_nat
 from agents.search_method import SearchTask
 from agents.surrogate.surrogate_evaluator import SurrogateEvaluator
 from agents.surrogate_ppo import SurrogatePPO, SurrogateSettings
 from envs import plan_table
 from scripts import bench
 from scripts.benchmarks import transfer_bench
-from scripts.benchmarks.search_cells import CellResult, SearchCell
+from scripts.benchmarks.search_cells import CellResult, SearchCell, greedy_plans, run_search
 from scripts.benchmarks.search_methods import RAW, TOLERANCES_PP, environment
 from scripts.benchmarks.search_problems import open_problem, optimum_j
-from scripts.benchmarks.transfer_bench import carry_over, greedy_plans, judge, observed_pp_per_nat, run_search
+from scripts.benchmarks.transfer_bench import carry_over, judge
 from scripts.benchmarks.transfer_tables import (
     ADDITIVE,
     ILP,
@@ -117,7 +119,8 @@ def test_a_few_shot_search_trains_as_long_as_one_from_scratch_and_keeps_its_budg
     trained, scratch, going_on = quick_method(None), quick_rounds(None), quick_rounds(tmp_path / "agent.zip")
     run_search(trained, SearchCell(tables[0], "ppo", 12, 0, "raw"))
     cell = SearchCell(tables[1], "ppo", 9, 0, "raw")
-    results = run_search(scratch, cell), run_search(going_on, cell, trained.ppo.opened)
+    start = partial(carry_over, trained.ppo.opened, going_on.ppo)
+    results = run_search(scratch, cell), run_search(going_on, cell, start)
     assert all(1 <= len(result.outcomes) <= 9 for result in results)
     assert scratch.ppo.opened.num_timesteps == going_on.ppo.opened.num_timesteps > 0
 
@@ -174,10 +177,9 @@ def test_points_per_nat_are_the_median_of_plans_whose_drop_says_something(tables
     plans = [profile.reference_plan.replace(**{name: "int8"}) for name in profile.layer_names[:3]]
     # 1 of 1,000 samples is no more than chance, and so is what is lost of a ruined network.
     outcomes = [make_outcome(p, 1.0, lost=n, samples=1000) for p, n in zip(plans, (1, 20, 500), strict=True)]
-    cell, reference = SearchCell(tables[0], "ppo", 3, 0, "raw"), make_outcome(profile.reference_plan, 1.0)
-    result = CellResult(cell, reference, tuple(outcomes))
-    assert observed_pp_per_nat(result) == pytest.approx(2.0 / profile.plan_sensitivity(plans[1]))
-    assert observed_pp_per_nat(CellResult(cell, reference, tuple(outcomes[:1]))) == 10.0
+    expected = 2.0 / profile.plan_sensitivity(plans[1])
+    assert observed_pp_per_nat(profile, outcomes) == pytest.approx(expected)
+    assert observed_pp_per_nat(profile, outcomes[:1]) == 10.0
 
 
 # --- tables -------------------------------------------------------------------------------------------------

@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +15,15 @@ import numpy as np
 
 from agents.archive import Archive, ArchivingEvaluator
 from agents.export import export_policy
+from agents.ppo import PPOAgent
 from agents.ppo_search import PPOSearch
 from agents.search_method import SearchMethod, SearchTask
 from agents.stopping import BudgetSpent
 from agents.surrogate.plan_arrays import PlanArrays
 from envs.evaluators.evaluator import Evaluator, Outcome
-from pipeline.preparation import use_threads
 from scripts.benchmarks.search_methods import GATES, METHODS, TOLERANCES_PP
 from scripts.benchmarks.search_problems import open_problem
+from scripts.benchmarks.worker_pool import run_all
 from wattbit.features import Context, FeatureEncoder
 from wattbit.plan import PrecisionPlan
 from wattbit.storage.atomic_write import write_atomically
@@ -80,18 +79,39 @@ class CellResult:
 
 
 def run_cell(cell: SearchCell) -> CellResult:
-    """Run one search from an empty archive."""
-    gate = GATES[cell.gate]()
+    """Run the cell's method as it is shipped."""
+    return run_search(METHODS[cell.method](GATES[cell.gate]()), cell)
+
+
+def run_search(
+    method: SearchMethod, cell: SearchCell, prepare: Callable[[SearchTask], None] = lambda task: None
+) -> CellResult:
+    """Run one search from an empty archive.
+
+    Args:
+        method: The method.
+        cell: The problem, the budget, the seed and the gate.
+        prepare: Called with the task before the search.
+    """
     problem = open_problem(cell.problem, cell.seed)
     reference = problem.evaluate(problem.profile.reference_plan)
-    archive = Archive(reference, gate)
+    archive = Archive(reference, GATES[cell.gate]())
     evaluator = ArchivingEvaluator(problem, cell.method, (archive,), cell.budget)
-    method = METHODS[cell.method](gate)
+    task = SearchTask(evaluator, archive, TOLERANCES_PP, cell.budget, cell.seed)
+    prepare(task)
     wall, cpu = time.perf_counter(), time.process_time()
     with suppress(BudgetSpent):
-        method.search(SearchTask(evaluator, archive, TOLERANCES_PP, cell.budget, cell.seed))
+        method.search(task)
     seconds, cpu_seconds = time.perf_counter() - wall, time.process_time() - cpu
-    return CellResult(cell, reference, tuple(archive), _policy(method, problem), seconds, cpu_seconds)
+    policy = greedy_plans(method.ppo, problem) if isinstance(method, PPOSearch) else {}
+    return CellResult(cell, reference, tuple(archive), policy, seconds, cpu_seconds)
+
+
+def greedy_plans(agent: PPOAgent, problem: Evaluator) -> dict[float, Outcome]:
+    """What the policy proposes for each tolerance (pp) at its most probable choices, as in a controller."""
+    policy = export_policy(agent.opened, problem.profile.precisions, agent.pp_per_nat)
+    encoder = FeatureEncoder(problem.profile, agent.pp_per_nat)
+    return {t: problem.evaluate(policy.propose(encoder, Context(t))) for t in TOLERANCES_PP}
 
 
 def run_cells(
@@ -106,41 +126,13 @@ def run_cells(
     """
     results = {cell: found for cell in cells if (found := _load(cell, cache)) is not None}
     left = [cell for cell in cells if cell not in results]
-    for done, result in enumerate(_run_all(left, workers), len(results) + 1):
+    for done, (_, result) in enumerate(run_all(run_cell, left, workers), len(results) + 1):
         results[result.cell] = result
         if cache is not None:
             _save(result, cache)
         what = f"{result.cell.file_name.removesuffix('.json')}: {len(result.outcomes)} plans"
         print(f"{done}/{len(cells)} {what} in {result.seconds:.1f} s", file=sys.stderr, flush=True)
     return {cell: results[cell] for cell in cells}
-
-
-def _run_all(cells: Sequence[SearchCell], workers: int) -> Iterator[CellResult]:
-    if workers <= 1:
-        yield from map(run_cell, cells)
-        return
-    # Forking a process that runs threads may hang; a new one imports what it needs.
-    with ProcessPoolExecutor(workers, get_context("spawn"), _use_one_thread) as pool:
-        futures = [pool.submit(run_cell, cell) for cell in cells]
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _use_one_thread() -> None:
-    use_threads(1)
-
-
-def _policy(method: SearchMethod, problem: Evaluator) -> dict[float, Outcome]:
-    """What the learned network proposes at its most probable choices, as a bundle's controller would."""
-    if not isinstance(method, PPOSearch):
-        return {}
-    agent = method.ppo
-    policy = export_policy(agent.opened, problem.profile.precisions, agent.pp_per_nat)
-    encoder = FeatureEncoder(problem.profile, agent.pp_per_nat)
-    return {t: problem.evaluate(policy.propose(encoder, Context(t))) for t in TOLERANCES_PP}
 
 
 # --- cache --------------------------------------------------------------------------------------------------

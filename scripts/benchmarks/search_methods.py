@@ -47,10 +47,6 @@ def _ddpg(gate: SearchGate) -> SearchMethod:
     return DDPG(make_env=environment(gate))
 
 
-def _ppo(gate: SearchGate) -> SearchMethod:
-    return shipped_ppo(gate)
-
-
 def shipped_ppo(gate: SearchGate, checkpoint: Path | None = None) -> PPOSearch:
     """The method of ``conf/agent/ppo.yaml``, which keeps its agent in ``checkpoint`` if there is one."""
     return compose_training(["energy=modelled"]).ppo_search(make_env=environment(gate), checkpoint=checkpoint)
@@ -63,7 +59,7 @@ def environment(gate: SearchGate) -> partial[LayerPrecisionEnv]:
 
 METHODS: Mapping[str, Callable[[SearchGate], SearchMethod]] = MappingProxyType(
     {
-        "ppo": _ppo,
+        "ppo": shipped_ppo,
         "ilp": _baseline("baselines", "ILP"),
         "greedy": _baseline("baselines", "Greedy"),
         "uniform": _baseline("baselines", "Uniform"),

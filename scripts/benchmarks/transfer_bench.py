@@ -13,30 +13,24 @@ Regrets are *optimisation* regrets (see `search_scores`), mean over the toleranc
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import suppress
-from multiprocessing import get_context
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from sb3_contrib import MaskablePPO
 
 from agents.additive import AdditiveModel
-from agents.archive import Archive, ArchivingEvaluator
-from agents.ppo import PPOAgent, draw_plans
+from agents.ppo import PPOAgent
 from agents.ppo_search import PPOSearch
-from agents.search_method import SearchMethod, SearchTask
-from agents.stopping import BudgetSpent
-from agents.surrogate.plan_arrays import PlanArrays
+from agents.search_comparison import observed_pp_per_nat
+from agents.search_method import SearchTask
 from agents.surrogate.surrogate_evaluator import SurrogateEvaluator
 from envs.evaluators.evaluator import Evaluator, Outcome
-from pipeline.preparation import use_threads
 from scripts.benchmarks import Benchmark
-from scripts.benchmarks.search_cells import CellResult, SearchCell
-from scripts.benchmarks.search_methods import METHODS, RAW, TOLERANCES_PP, shipped_ppo
+from scripts.benchmarks.search_cells import CellResult, SearchCell, greedy_plans, run_cell, run_search
+from scripts.benchmarks.search_methods import RAW, TOLERANCES_PP, shipped_ppo
 from scripts.benchmarks.search_problems import open_problem
 from scripts.benchmarks.search_scores import optimisation_regrets, policy_regrets
 from scripts.benchmarks.transfer_tables import (
@@ -51,9 +45,9 @@ from scripts.benchmarks.transfer_tables import (
     figures,
     regret_rows,
 )
+from scripts.benchmarks.worker_pool import run_all
 from wattbit.energy.time_power import cpu_name
 from wattbit.errors import ConfigError
-from wattbit.features import FeatureEncoder
 
 NETWORKS = ("fashion_resnet8", "fashion_transformer")
 """Tables of the same precisions: what is observed has the same meaning in all of them."""
@@ -62,6 +56,7 @@ BUDGETS = (20, 40)
 
 Maker = Callable[[Path | None], PPOSearch]
 """Makes a method whose agent keeps its checkpoint in a file, or nowhere."""
+shipped_method: Maker = partial(shipped_ppo, RAW)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -79,10 +74,17 @@ def run(options: argparse.Namespace) -> Benchmark:
     for name in ("seeds", "workers"):
         if getattr(options, name) < 1:
             raise ConfigError(f"--{name} is {getattr(options, name)}, must be at least 1")
-    units = [(network, seed) for seed in range(options.seeds) for network in NETWORKS]
-    found = [finding for unit in _run_all(units, options.workers) for finding in unit]
+    units = [
+        (network, [other for other in NETWORKS if other != network], seed, shipped_method)
+        for seed in range(options.seeds)
+        for network in NETWORKS
+    ]
+    found: list[Finding] = []
+    for done, ((network, _, seed, _), part) in enumerate(run_all(_transfer, units, options.workers), 1):
+        print(f"{done}/{len(units)} {network}, seed {seed}", file=sys.stderr, flush=True)
+        found += part
     found += [
-        judge(run_search(METHODS["ilp"](RAW), SearchCell(network, "ilp", budget, 0, "raw")), None, ILP)
+        judge(run_cell(SearchCell(network, "ilp", budget, 0, "raw")), None, ILP)
         for network in NETWORKS
         for budget in BUDGETS
     ]
@@ -90,51 +92,32 @@ def run(options: argparse.Namespace) -> Benchmark:
     return Benchmark("transfer", f"cpu: {cpu_name()}", figures(found), tuple(rows))
 
 
-def shipped_method(checkpoint: Path | None) -> PPOSearch:
-    """The method of ``conf/agent/ppo.yaml``, on the raw gate."""
-    return shipped_ppo(RAW, checkpoint)
-
-
 def transfer(network: str, others: Sequence[str], seed: int, make_method: Maker) -> list[Finding]:
     """Train on ``network`` and propose and search on ``others``; search on ``network`` from scratch, too."""
-    method = make_method(None)
-    trained = run_search(method, SearchCell(network, "ppo", SOURCE_BUDGET, seed, "raw"))
+
+    def cell(problem: str, budget: int, method: str = "ppo") -> SearchCell:
+        return SearchCell(problem, method, budget, seed, "raw")
+
+    source = make_method(None)
+    trained = run_search(source, cell(network, SOURCE_BUDGET))
     found = [judge(trained, network, OWN)]
-    for budget in BUDGETS:
-        scratch = run_search(make_method(None), SearchCell(network, "ppo", budget, seed, "raw"))
-        found.append(judge(scratch, None, SCRATCH))
+    scratch = [run_search(make_method(None), cell(network, budget)) for budget in BUDGETS]
+    found += [judge(result, None, SCRATCH) for result in scratch]
+    pp_per_nat = observed_pp_per_nat(open_problem(network, seed).profile, trained.outcomes)
     for other in others:
-        found.append(_zero_shot(method.ppo, network, SearchCell(other, "ppo", 0, seed, "raw")))
-        found.append(_additive(trained, SearchCell(other, "ilp", 0, seed, "raw")))
+        zero_shot = _proposed(cell(other, 0), partial(greedy_plans, source.ppo))
+        additive = _proposed(cell(other, 0, "ilp"), partial(_additive_plans, pp_per_nat))
+        found += [judge(zero_shot, network, ZERO_SHOT), judge(additive, network, ADDITIVE)]
         for budget in BUDGETS:
             with TemporaryDirectory() as folder:
-                going_on = make_method(Path(folder) / "agent.zip")
-                result = run_search(
-                    going_on, SearchCell(other, "ppo", budget, seed, "raw"), method.ppo.opened
-                )
-            found.append(judge(result, network, TRANSFERRED))
+                method = make_method(Path(folder) / "agent.zip")
+                start = partial(carry_over, source.ppo.opened, method.ppo)
+                found.append(judge(run_search(method, cell(other, budget), start), network, TRANSFERRED))
     return found
 
 
-def run_search(method: SearchMethod, cell: SearchCell, start: MaskablePPO | None = None) -> CellResult:
-    """One search from an empty archive.
-
-    Args:
-        method: The method.
-        cell: What to run; only problem, budget and seed count.
-        start: What an agent with a checkpoint starts with, see `carry_over`.
-    """
-    problem = open_problem(cell.problem, cell.seed)
-    reference = problem.evaluate(problem.profile.reference_plan)
-    archive = Archive(reference, RAW)
-    evaluator = ArchivingEvaluator(problem, cell.method, (archive,), cell.budget)
-    task = SearchTask(evaluator, archive, TOLERANCES_PP, cell.budget, cell.seed)
-    if start is not None and isinstance(method, PPOSearch):
-        carry_over(start, method.ppo, task)
-    with suppress(BudgetSpent):
-        method.search(task)
-    policy = greedy_plans(method.ppo, problem) if isinstance(method, PPOSearch) else {}
-    return CellResult(cell, reference, tuple(archive), policy)
+def _transfer(unit: tuple[str, Sequence[str], int, Maker]) -> list[Finding]:
+    return transfer(*unit)
 
 
 def carry_over(start: MaskablePPO, agent: PPOAgent, task: SearchTask) -> None:
@@ -144,42 +127,16 @@ def carry_over(start: MaskablePPO, agent: PPOAgent, task: SearchTask) -> None:
     agent.save()
 
 
-def greedy_plans(agent: PPOAgent, problem: Evaluator) -> dict[float, Outcome]:
-    """What the policy proposes at its most probable choices for each tolerance (pp)."""
-    encoder = FeatureEncoder(problem.profile, agent.pp_per_nat)
-    drawn = draw_plans(agent.opened, encoder, TOLERANCES_PP, greedy=True)
-    plans = PlanArrays.of(problem.profile).plans(drawn)
-    return dict(zip(TOLERANCES_PP, problem.evaluate_all(plans), strict=True))
-
-
-# --- judging ------------------------------------------------------------------------------------------------
-
-
-def _zero_shot(agent: PPOAgent, trained_on: str, cell: SearchCell) -> Finding:
+def _proposed(cell: SearchCell, propose: Callable[[Evaluator], dict[float, Outcome]]) -> CellResult:
+    """What is proposed at each tolerance (pp) for a network without evaluating any of its plans."""
     problem = open_problem(cell.problem, cell.seed)
-    reference = problem.evaluate(problem.profile.reference_plan)
-    return judge(CellResult(cell, reference, (), greedy_plans(agent, problem)), trained_on, ZERO_SHOT)
+    return CellResult(cell, problem.evaluate(problem.profile.reference_plan), (), propose(problem))
 
 
-def _additive(trained: CellResult, cell: SearchCell) -> Finding:
+def _additive_plans(pp_per_nat: float, problem: Evaluator) -> dict[float, Outcome]:
     """What needs no policy: additive optima, where a nat costs as many points as on the other network."""
-    problem = open_problem(cell.problem, cell.seed)
-    pp_per_nat = observed_pp_per_nat(trained)
     model = AdditiveModel(problem.profile)
-    policy = {t: problem.evaluate(model.solve(t / pp_per_nat)) for t in TOLERANCES_PP}
-    reference = problem.evaluate(problem.profile.reference_plan)
-    return judge(CellResult(cell, reference, (), policy), trained.cell.problem, ADDITIVE)
-
-
-def observed_pp_per_nat(result: CellResult) -> float:
-    """Percentage points of drop a nat has cost, median over plans with a drop of 0.2 to 20 pp; 10 without."""
-    profile = open_problem(result.cell.problem, result.cell.seed).profile
-    ratios = [
-        outcome.drop_pp / nats
-        for outcome in result.outcomes
-        if 0.2 <= outcome.drop_pp <= 20.0 and (nats := profile.plan_sensitivity(outcome.plan)) > 0.0
-    ]
-    return statistics.median(ratios) if ratios else 10.0
+    return {t: problem.evaluate(model.solve(t / pp_per_nat)) for t in TOLERANCES_PP}
 
 
 def judge(result: CellResult, trained_on: str | None, what: str) -> Finding:
@@ -197,27 +154,3 @@ def judge(result: CellResult, trained_on: str | None, what: str) -> Finding:
         proposed=proposed,
         breaks=breaks,
     )
-
-
-# --- processes ----------------------------------------------------------------------------------------------
-
-
-def _run_all(units: Sequence[tuple[str, int]], workers: int) -> Iterator[list[Finding]]:
-    """`transfer` from each (network, seed) to all other networks; a line on stderr tells of each finished."""
-    if workers == 1:
-        for network, seed in units:
-            yield transfer(network, _others(network), seed, shipped_method)
-        return
-    # Forking a process that runs threads may hang; a new one imports what it needs.
-    with ProcessPoolExecutor(workers, get_context("spawn"), use_threads, (1,)) as pool:
-        futures = {
-            pool.submit(transfer, network, _others(network), seed, shipped_method): f"{network}, seed {seed}"
-            for network, seed in units
-        }
-        for done, future in enumerate(as_completed(futures), 1):
-            print(f"{done}/{len(units)} {futures[future]}", file=sys.stderr, flush=True)
-            yield future.result()
-
-
-def _others(network: str) -> list[str]:
-    return [name for name in NETWORKS if name != network]
