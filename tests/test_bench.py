@@ -16,7 +16,6 @@ from scripts import bench
 from scripts.benchmarks import BENCHMARKS, Benchmark, find_benchmark, switch_bench
 from scripts.benchmarks.console_tables import show
 from wattbit.errors import ConfigError
-from wattbit.execution.switchable import SwitchableModel
 
 RESULT = Benchmark(
     "fake",
@@ -43,9 +42,6 @@ def fake_bench(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setitem(sys.modules, "scripts.benchmarks.fake", module)
     monkeypatch.setitem(BENCHMARKS, "fake", "scripts.benchmarks.fake")
     return ran
-
-
-# --- the command --------------------------------------------------------------------------------------------
 
 
 def _refusal(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -133,24 +129,3 @@ def test_a_benchmark_is_added_by_its_name_and_module() -> None:
     assert find_benchmark("new", {"new": "scripts.benchmarks.switch_bench"}) is switch_bench
     with pytest.raises(ConfigError, match="choose from new"):
         find_benchmark("switch", {"new": "scripts.benchmarks.switch_bench"})
-
-
-# --- switch -------------------------------------------------------------------------------------------------
-
-
-def test_switching_is_timed_per_module_and_for_200_modules() -> None:
-    net = switch_bench.network(6)
-    x = torch.randn(4, switch_bench.WIDTH)
-    with SwitchableModel(net, x, ["bf16", "int8"]) as model:
-        model.calibrate([x])
-        benchmark = switch_bench.measure(model, x, switches=20, new_plans=5)
-    figures = benchmark.figures
-    assert {"us_per_module_median", "ms_200_modules_median"} <= set(figures)
-    assert figures["ms_200_modules_median"] == pytest.approx(0.2 * figures["us_per_module_median"])
-    assert all(row["modules"] == 6 for row in benchmark.rows if row["table"] == "switches")
-    assert json.loads(benchmark.to_json())["bench"] == "switch"
-
-
-def test_plans_never_seen_before_differ_from_one_another() -> None:
-    plans = switch_bench.random_plans(tuple("abcdefgh"))
-    assert len({next(plans) for _ in range(50)}) > 45

@@ -11,6 +11,8 @@ import pytest
 TESTS = Path(__file__).parent
 FILES = sorted(TESTS.glob("*.py"))
 MOST_LINES = 400
+# What these are about is no module: the checkout as a whole, its settings, its pages.
+OF_THE_WHOLE = {"configs", "conventions", "device_tables", "docs", "guide", "house", "imports", "interrupts"}
 BY_NAME = {"setattr", "getattr", "hasattr", "delattr"}
 
 
@@ -77,3 +79,26 @@ def test_a_test_file_keeps_one_promise_by_public_names(path: Path) -> None:
 )
 def test_private_names_are_found(code: str, found: list[str]) -> None:
     assert list(private_uses(ast.parse(code))) == found
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in FILES if path.stem.startswith("test_")], ids=lambda path: path.stem
+)
+def test_a_test_file_is_named_after_what_it_tests(path: Path) -> None:
+    """A module or package first, then perhaps the promise."""
+    folders = [folder for folder in TESTS.parent.iterdir() if (folder / "__init__.py").exists()]
+    modules = {file.stem for folder in folders for file in folder.rglob("*.py")}
+    packages = {file.parent.name for folder in folders for file in folder.rglob("__init__.py")}
+    words = path.stem.split("_")[1:]
+    beginnings = {"_".join(words[:count]) for count in range(1, len(words) + 1)}
+    assert beginnings & (modules | packages | OF_THE_WHOLE)
+
+
+def test_test_files_import_nothing_from_one_another() -> None:
+    for path in FILES:
+        imported = [
+            node.module or ""
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            if isinstance(node, ast.ImportFrom)
+        ]
+        assert not [module for module in imported if module.startswith("test_")], path.name

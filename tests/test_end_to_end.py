@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from console_text import printed
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.patches import Rectangle
+from report_page import page_of
 from results_example import confirmed_results, deployed_at, example_results, read
-from test_html_report import page_of
-from test_tables import printed
 
 from report.captions import CAPTIONS
 from report.end_to_end import EndToEnd

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_workload_fashion_mnist import contents, write
+from fashion_mnist_files import contents, write
 
 from envs.plan_table import PlanTable
 from envs.tabular import TabularEvaluator

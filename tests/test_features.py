@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_profile import profiles
+from profile_strategies import profiles
 
 from wattbit.errors import GuardrailError
 from wattbit.features import Context, FeatureEncoder, PlanBuilder

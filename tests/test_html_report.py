@@ -6,13 +6,13 @@ import json
 import re
 import subprocess
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from report_page import FIGURES, PNG, Page, page_of
 from results_example import bare_results, deployed_at, example_results, interrupted_results, read
 
 from report.formatting import (
@@ -22,45 +22,6 @@ from report.formatting import (
 from report.html_report import render_report, write_report
 from scripts.report import main
 from wattbit.errors import OutputError
-
-PNG = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR\x00\x00\x03\xe8\x00\x00\x01\xf4"
-FIGURES = ("energy_accuracy", "pareto", "precisions", "sensitivity", "learning_curve")
-VOID = {"meta", "img", "br"}
-
-
-class _Page(HTMLParser):
-    """The visible text, the images and the addresses of a page; refuses tags that do not close."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.images: list[dict[str, str | None]] = []
-        self.addresses: list[str] = []
-        self.tags: set[str] = set()
-        self.open: list[str] = []
-        self.words: list[str] = []
-        self.feed(page)
-        self.close()
-        assert self.open == []
-        self.text = " ".join(" ".join(self.words).split())
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.add(tag)
-        self.addresses += [value or "" for name, value in attrs if name in ("src", "href", "action", "data")]
-        if tag == "img":
-            self.images.append(dict(attrs))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if "style" not in self.open:
-            self.words.append(data)
-
-
-def page_of(results: dict[str, Any]) -> _Page:
-    return _Page(render_report(read(results), dict.fromkeys(FIGURES, PNG)))
 
 
 def run_dir_with(tmp_path: Path, results: object) -> Path:
@@ -152,7 +113,7 @@ def test_names_from_a_model_cannot_inject_markup() -> None:
     source = render_report(read(results), dict.fromkeys(FIGURES, PNG))
     assert "<script" not in source
     assert html.escape(evil).replace("&#x27;", "&#39;").replace("&quot;", "&#34;") in source
-    assert evil in _Page(source).text
+    assert evil in Page(source).text
 
 
 def test_notes_glossary_and_the_way_to_reproduce_are_on_the_page() -> None:
@@ -201,7 +162,7 @@ def test_write_report_leaves_the_page_and_every_figure_and_nothing_else(tmp_path
     write_report(tmp_path / "new", read(example_results()))
     names = sorted(str(path.relative_to(tmp_path / "new")) for path in (tmp_path / "new").rglob("*.*"))
     assert names == sorted([*(f"figures/{name}.png" for name in FIGURES), "report.html"])
-    page = _Page((tmp_path / "new" / "report.html").read_text(encoding="utf-8"))
+    page = Page((tmp_path / "new" / "report.html").read_text(encoding="utf-8"))
     shown = [base64.b64decode(address.split(",")[1]) for address in page.addresses]
     assert shown == [(tmp_path / "new" / "figures" / f"{name}.png").read_bytes() for name in FIGURES]
 

@@ -1,214 +1,127 @@
-"""What ends up in results.json and in the bundle: every figure a number or null, and PPO never the loser."""
+"""Reading results.json: what is there is checked, what is not there is None or empty."""
 
-from collections.abc import Iterator
-from functools import partial
-from pathlib import Path
-from typing import TypeVar
+import json
+from typing import Any
 
 import pytest
-from quick_ppo import quick_agent
-from synthetic import Comparisons, StubModel, SyntheticEvaluator, make_profile
-
-from agents.archive import Archive
-from agents.baselines import ILP, Greedy, Random, Uniform
-from agents.ppo_search import DirectPPO
-from agents.search_comparison import SearchComparison
-from envs.gate import SearchGate
-from envs.layer_precision import LayerPrecisionEnv
-from pipeline.certification import Deployment, certify_tolerance
-from pipeline.collect_results import (
-    AssessedPlan,
-    archived_plans,
-    assess,
-    bundled_plan,
-    deployed_plan,
-    found_plans,
-    judged_sequence,
-    plan_result,
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from results_example import (
+    bare_results,
+    confirmed_results,
+    example_results,
+    interrupted_results,
+    read,
 )
-from pipeline.split_evaluator import SplitEvaluator
+
 from report.results import RunResults
-from wattbit.guardrail import Guardrail
-from wattbit.plan import PrecisionPlan
-
-T = TypeVar("T")
-PROFILE = make_profile(4, missing={1: ("bf16",)})
-TOLERANCES = (0.5, 1.0, 2.0, 4.0)
+from wattbit.errors import ConfigError
 
 
-@pytest.fixture(scope="module")
-def comparison(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SearchComparison]:
-    """A search by every method."""
-    comparisons = Comparisons(tmp_path_factory.mktemp("run"))
-    made = comparisons.make(SyntheticEvaluator(PROFILE))
-    for method in (Uniform(), Greedy(), ILP(), Random()):
-        made.run(method, 15, 0)
-    made.run(
-        DirectPPO(quick_agent(partial(LayerPrecisionEnv, gate=SearchGate()), n_epochs=6), 512),
-        60,
-        0,
-        seeded=True,
-    )
-    yield made
-    comparisons.close()
-
-
-def held_out(samples: int = 2000) -> SplitEvaluator:
-    """A split that agrees with the search split."""
-    evaluator = SyntheticEvaluator(PROFILE, samples=samples)
-    return StubModel(PROFILE, lambda plan: evaluator.evaluate(plan).counts.reference_only).held_out(samples)
-
-
-@pytest.fixture(scope="module")
-def deployments(comparison: SearchComparison) -> list[Deployment]:
-    split = held_out()
-    return [certify_tolerance(comparison.archive, split, PROFILE, Guardrail(t)) for t in TOLERANCES]
-
-
-def read_back(results: RunResults) -> RunResults:
-    return RunResults.from_json(results.to_json())
-
-
-def known(value: T | None) -> T:
-    """``value``, which must be known."""
-    assert value is not None
-    return value
-
-
-def running(deployments: list[Deployment], comparison: SearchComparison) -> list[AssessedPlan]:
-    """What is deployed, where something is."""
-    plans = [deployed_plan(deployment, comparison.archive) for deployment in deployments]
-    return [plan for plan in plans if plan is not None]
-
-
-def test_ppo_never_costs_more_than_the_best_of_uniform_greedy_and_ilp(comparison: SearchComparison) -> None:
-    found = found_plans(comparison.runs, {}, PROFILE, TOLERANCES)
-    outcomes = {plan.plan: comparison.evaluator.evaluate(plan.plan) for plan in found}
-    for tolerance in TOLERANCES:
-        here = [plan for plan in found if plan.tolerance_pp == tolerance]
-        (ppo,) = [plan for plan in here if plan.method == "ppo"]
-        rivals = [p for p in here if comparison.archive.passes(outcomes[p.plan], tolerance)]
-        assert {plan.method for plan in rivals} >= {"greedy", "ilp", "uniform_fp32"}
-        assert outcomes[ppo.plan].energy_j <= min(outcomes[plan.plan].energy_j for plan in rivals)
-
-
-def test_every_method_has_a_plan_for_every_tolerance_and_uniform_plans_have_each_their_own(
-    comparison: SearchComparison,
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (
+            ("plans", 3, "energy_j"),
+            "much",
+            r"results\.plans\[3\]\.energy_j is 'much': must be a finite number or null",
+        ),
+        (("plans", 0, "precisions"), [1], r"results\.plans\[0\]\.precisions is \[1\]: must be an object"),
+        (("plans",), "none", r"results\.plans is 'none': must be a list"),
+        (
+            ("plans", 1, "certify_interval_pp"),
+            [1],
+            r"certify_interval_pp is \[1\]: must be a list of 2",
+        ),
+        (("plans", 2, "method"), None, r"results\.plans\[2\]\.method is None: must be a text"),
+        (
+            ("deployed", 1, "tolerance_pp"),
+            "one",
+            r"results\.deployed\[1\]\.tolerance_pp is 'one': must be a finite number",
+        ),
+        (("guardrail", "per_class_pp"), {"one": 1}, r"per_class_pp is 'one': must be keyed by whole numbers"),
+        (("guardrail", "alpha"), 2, r"results\.guardrail: alpha 2\.0 must lie between"),
+        (("seed",), 0.5, r"results\.seed is 0\.5: must be a whole number or null"),
+        (
+            ("plans", 0, "verdict"),
+            "maybe",
+            r"'maybe': must be one of pass, fail, inconclusive or",
+        ),
+        (("plans", 0, "speed"), 1, r"results\.plans\[0\] has a field 'speed' that no results have"),
+        (("layers", 4, "shape"), {}, r"results\.layers\[4\]\.shape\.name is None"),
+        (("archive", 0), 7, r"results\.archive\[0\] is 7: must be an object"),
+        (("peak_rss_mb",), True, r"results\.peak_rss_mb is True: must be a finite number or null"),
+        (("notes", 0), {}, r"results\.notes\[0\] is {}: must be a text"),
+    ],
+)
+def test_a_field_of_the_wrong_type_is_named_with_its_place(
+    path: tuple[Any, ...], value: object, message: str
 ) -> None:
-    policy = dict.fromkeys(TOLERANCES[:2], PROFILE.reference_plan)
-    found = found_plans(comparison.runs, policy, PROFILE, TOLERANCES)
-    methods = [
-        "uniform_fp32",
-        "uniform_int8",
-        "uniform_int4",
-        "uniform_int2",
-        "greedy",
-        "ilp",
-        "random",
-        "ppo",
+    results: Any = example_results()
+    part = results
+    for step in path[:-1]:
+        part = part[step]
+    part[path[-1]] = value
+    with pytest.raises(ConfigError, match=message):
+        read(results)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.text(max_size=5) | st.integers(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.data(), JSON)
+def test_any_value_anywhere_is_read_or_refused_in_one_line(data: st.DataObject, value: Any) -> None:
+    results = example_results()
+    results["archive"] = results["archive"][:2]
+    part: Any = results
+    while True:
+        step = data.draw(
+            st.sampled_from(list(part)) if isinstance(part, dict) else st.integers(0, len(part) - 1)
+        )
+        if not isinstance(part[step], dict | list) or not part[step] or data.draw(st.booleans()):
+            break
+        part = part[step]
+    part[step] = value
+    message = ""
+    try:
+        read(results)
+    except ConfigError as error:
+        message = str(error)
+    assert "\n" not in message
+
+
+def test_results_are_read_as_they_were_written() -> None:
+    for make in (example_results, confirmed_results, interrupted_results, bare_results):
+        run = read(make())
+        assert RunResults.from_json(run.to_json()) == run
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "1e999", "1" + 400 * "0"])
+@pytest.mark.parametrize("field", ["peak_rss_mb", "interval_level"])
+def test_numbers_that_are_not_finite_are_refused(number: str, field: str) -> None:
+    text = json.dumps(bare_results()).replace("{", f'{{"{field}": {number}, ', 1)
+    with pytest.raises(ConfigError, match=r"NaN is no|Infinity is no|must be a finite number"):
+        RunResults.from_json(text)
+
+
+def test_a_deployed_plan_that_no_method_proposed_there_is_listed_all_the_same() -> None:
+    results = example_results()
+    results["plans"] = [
+        plan for plan in results["plans"] if (plan["method"], plan["tolerance_pp"]) != ("ppo", 1.0)
     ]
-    for tolerance in TOLERANCES:
-        names = [plan.method for plan in found if plan.tolerance_pp == tolerance]
-        assert names == ([*methods, "policy"] if tolerance in policy else methods)
-    uniform = next(plan for plan in found if plan.method == "uniform_int8")
-    assert uniform.plan == PrecisionPlan.uniform(PROFILE.layer_names, "int8")
-    assert uniform.evaluations == 1
-    ppo = next(plan for plan in found if plan.method == "ppo")
-    learned = next(plan for plan in found if plan.method == "policy")
-    assert ppo.evaluations == learned.evaluations == len(comparison.archive)
+    run = read(results)
+    plans = run.plans_at(1.0)
+    assert plans[0].method == "ppo"
+    assert [run.is_deployed(plan) for plan in plans] == [True] + [False] * (len(plans) - 1)
 
 
-def test_an_interrupted_comparison_has_plans_of_the_methods_that_ran(tmp_path: Path) -> None:
-    comparisons = Comparisons(tmp_path)
-    comparison = comparisons.make(SyntheticEvaluator(PROFILE))
-    comparison.run(Uniform(), 2, 0)
-    comparison.stop.request()
-    comparison.run(Greedy(), 10, 0)
-    comparisons.close()
-    found = found_plans(comparison.runs, {}, PROFILE, (1.0,))
-    assert [plan.method for plan in found] == ["uniform_fp32", "uniform_int8", "greedy"]
-    assert found[-1].plan == PROFILE.reference_plan
-
-
-def test_the_result_of_a_plan_has_every_figure_and_survives_json(comparison: SearchComparison) -> None:
-    certify, test = held_out(), held_out(500)
-    for found in found_plans(comparison.runs, {}, PROFILE, (1.0,)):
-        assessed = assess(found, comparison.evaluator, certify, Guardrail(1.0))
-        result = plan_result(assessed, PROFILE, certify, test)
-        run = RunResults("synthetic", "modelled", plans=(result,))
-        assert read_back(run) == run
-        assert result.plan_id == found.plan.plan_id
-        assert result.saving == pytest.approx(1 - known(result.energy_j) / PROFILE.reference_energy_j)
-        assert result.memory_bytes == PROFILE.plan_memory_bytes(found.plan)
-        assert result.verdict in {"pass", "fail", "inconclusive"}
-        assert result.reason
-        low, high = known(result.certify_interval_pp)
-        assert low <= known(result.certify_drop_pp) <= high
-        low, high = known(result.test_interval_pp)
-        assert low <= known(result.test_drop_pp) <= high
-
-
-def test_a_plan_is_compared_with_the_figures_of_its_result(comparison: SearchComparison) -> None:
-    found = found_plans(comparison.runs, {}, PROFILE, (1.0,))[-1]
-    certify = held_out()
-    assessed = assess(found, comparison.evaluator, certify, Guardrail(1.0))
-    result, compared = (
-        plan_result(assessed, PROFILE, certify, certify),
-        bundled_plan(assessed, PROFILE, certify),
-    )
-    assert compared.plan == found.plan
-    assert compared.drop_pp == result.certify_drop_pp
-    assert compared.verdict == result.verdict
-    assert compared.provenance == "modelled"
-
-
-def test_what_is_deployed_passed_and_is_the_cheapest_that_did(
-    comparison: SearchComparison, deployments: list[Deployment]
-) -> None:
-    certify = held_out()
-    savings = {}
-    for deployment in deployments:
-        sequence = judged_sequence(deployment)
-        run = RunResults("synthetic", "modelled", sequences=(sequence,))
-        assert read_back(run) == run
-        assert sequence.tolerance_pp == deployment.tolerance_pp
-        passed = [plan for plan in sequence.plans if plan.verdict == "pass"]
-        plan = deployed_plan(deployment, comparison.archive)
-        assert (plan is None) == (not passed)
-        if plan is not None:
-            result = plan_result(plan, PROFILE, certify, held_out(500))
-            assert result.verdict == "pass"
-            assert result.energy_j == min(known(plan.energy_j) for plan in passed)
-            assert result.plan_id in {plan.plan_id for plan in passed}
-            assert result.method in {"uniform", "greedy", "ilp", "random", "ppo"}
-            assert known(result.certify_drop_pp) < deployment.tolerance_pp
-            savings[deployment.tolerance_pp] = known(result.saving)
-    assert savings[4.0] > 0.1
-
-
-def test_where_nothing_passed_nothing_is_deployed(comparison: SearchComparison) -> None:
-    hopeless = StubModel(PROFILE, lambda plan: 0 if plan == PROFILE.reference_plan else 900).held_out(1000)
-    deployment = certify_tolerance(comparison.archive, hopeless, PROFILE, Guardrail(1.0))
-    assert deployed_plan(deployment, comparison.archive) is None
-
-
-def test_a_bundle_carries_the_certified_plans_as_they_are_deployed(
-    comparison: SearchComparison, deployments: list[Deployment]
-) -> None:
-    certify = held_out()
-    plans = [bundled_plan(plan, PROFILE, certify) for plan in running(deployments, comparison)]
-    assert [plan.tolerance_pp for plan in plans] == [d.tolerance_pp for d in deployments if d.deployed]
-    for plan in plans:
-        assert plan.verdict == "pass"
-        assert plan.drop_pp == certify.counts(plan.plan).drop_pp
-        assert plan.saving == PROFILE.saving(plan.energy_j)
-
-
-def test_the_archive_and_the_profile_survive_json(comparison: SearchComparison) -> None:
-    archive = archived_plans(comparison.archive)
-    assert len(archive) == len(comparison.archive)
-    run = RunResults("synthetic", "modelled", archive=archive, layers=PROFILE.layers)
-    assert read_back(run) == run
-    assert read_back(run).layer_names == PROFILE.layer_names
-    assert set(read_back(run).layers[1].costs) == {"fp32", "int8", "int4", "int2"}
-    assert archived_plans(Archive(comparison.reference, SearchGate())) == ()
+def test_methods_are_compared_at_the_tolerance_of_the_guardrail() -> None:
+    results = example_results()
+    assert read(results).main_tolerance_pp == 1.0
+    results["guardrail"]["tolerance_pp"] = 0.5
+    assert read(results).main_tolerance_pp == 0.5

@@ -1,9 +1,9 @@
 """The console tables of a run."""
 
-import io
 from typing import Any
 
 import pytest
+from console_text import printed
 from results_example import (
     bare_results,
     confirmed_results,
@@ -12,18 +12,9 @@ from results_example import (
     interrupted_results,
     read,
 )
-from rich.console import Console, RenderableType
 
 from report.formatting import format_energy, format_percent
 from report.tables import deployed_summary, final_table, last_screen
-
-
-def printed(renderable: RenderableType, width: int = 100) -> str:
-    console = Console(file=io.StringIO(), width=width, color_system=None)
-    console.print(renderable)
-    output = console.file
-    assert isinstance(output, io.StringIO)
-    return output.getvalue()
 
 
 def line_with(text: str, *words: str) -> str:

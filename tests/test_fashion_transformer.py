@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from test_workload_fashion_mnist import arguments, contents, write
+from fashion_mnist_files import arguments, contents, write
 from torch import Tensor, fx, nn
 
 from wattbit.model_inputs import predict

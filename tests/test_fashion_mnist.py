@@ -4,7 +4,6 @@ import contextlib
 import gzip
 import hashlib
 import inspect
-import struct
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,6 +15,7 @@ import numpy.typing as npt
 import pytest
 import torch
 import yaml
+from fashion_mnist_files import SIZES, arguments, contents, idx, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -30,37 +30,6 @@ from workloads.workload import SPLITS
 
 CONFIG = Path(__file__).parents[1] / "conf" / "workload" / "fashion_mnist.yaml"
 NAMES = list(CONTENT_SHA256)
-SIZES = {"calibrate": 20, "search": 30, "certify": 40}
-
-
-def idx(array: npt.NDArray[np.uint8]) -> bytes:
-    return bytes((0, 0, 8, array.ndim)) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
-
-
-def contents(train: int = 400, test: int = 60, side: int = 28) -> dict[str, bytes]:
-    """Four small files: the class of an image shows in where it is bright."""
-    random = np.random.default_rng(0)
-    files = {}
-    for part, samples in (("train", train), ("t10k", test)):
-        labels = (np.arange(samples) % 10).astype(np.uint8)
-        images = random.integers(0, 100, (samples, side, side), dtype=np.uint8)
-        images[np.arange(samples), 2 * labels + 3] = 255
-        files[f"{part}-images-idx3-ubyte"] = idx(images)
-        files[f"{part}-labels-idx1-ubyte"] = idx(labels)
-    return files
-
-
-def write(folder: Path, files: dict[str, bytes], *, packed: bool = True) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
-        path = folder / (f"{name}.gz" if packed else name)
-        path.write_bytes(gzip.compress(content, 1) if packed else content)
-    return folder
-
-
-def arguments(folder: Path, **changes: Any) -> dict[str, Any]:
-    fixed = {"seed": 0, "epochs": 1, "cache_dir": str(folder / "cache"), "batch_size": 50}
-    return {**fixed, **SIZES, "data_dir": str(folder / "data"), **changes}
 
 
 def one_line(error: pytest.ExceptionInfo[DataError]) -> str:
