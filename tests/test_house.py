@@ -81,3 +81,12 @@ def test_the_version_is_said_once_and_cited_alike() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert citation["version"] == wattbit.__version__
     assert 'path = "wattbit/__init__.py"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+
+
+def test_the_hosted_check_runs_what_is_run_here() -> None:
+    for path in (ROOT / ".github").rglob("*.yml"):
+        yaml.safe_load(path.read_text(encoding="utf-8"))
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8"))
+    steps = workflow["jobs"]["check"]["steps"]
+    assert [step["run"] for step in steps if "run" in step] == ["bash .ci/run"]
+    assert all(re.search(r"@v\d+\.\d+\.\d+$", step["uses"]) for step in steps if "uses" in step)
