@@ -16,7 +16,7 @@ Found = TypeVar("Found")
 def run_all(
     work: Callable[[Unit], Found], units: Sequence[Unit], workers: int
 ) -> Iterator[tuple[Unit, Found]]:
-    """Each of ``units`` with what ``work`` finds, as it finishes; with one worker in this process, in order."""
+    """Each of ``units`` with what ``work`` finds, as it finishes; one worker is this process."""
     if workers <= 1:
         yield from ((unit, work(unit)) for unit in units)
         return
