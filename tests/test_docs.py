@@ -62,7 +62,10 @@ def missing(text: str) -> set[str]:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_what_a_page_names_is_there(page: Path) -> None:
-    assert missing(page.read_text(encoding="utf-8")) == set()
+    text = page.read_text(encoding="utf-8")
+    assert missing(text) == set()
+    links = re.findall(r"\]\(([^)#:\s]+)", text)
+    assert [link for link in links if not (page.parent / link).exists()] == []
 
 
 def test_what_docstrings_comments_and_settings_name_is_there() -> None:
