@@ -9,8 +9,8 @@ from gpu_stand_in import HandClock, minute_report, read_report
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scripts.gpu.record import Budget, Report, Section, describe_error, jsonable
-from wattbit.errors import ConfigError, OutputError
+from scripts.gpu.record import Budget, Report, Section, jsonable
+from wattbit.errors import ConfigError, OutputError, one_line
 
 
 @pytest.fixture
@@ -36,7 +36,10 @@ def test_a_section_that_fails_keeps_its_rows_and_does_not_lose_the_others(
     report.finish({})
     sections = read_report(tmp_path / "report.json")["sections"]
     assert sections["first"]["status"] == "failed"
-    assert sections["first"]["error"] == "RuntimeError: CUDA error: an illegal memory access was encountered"
+    assert (
+        sections["first"]["error"]
+        == "RuntimeError: CUDA error: an illegal memory access was encountered more lines"
+    )
     assert sections["first"]["rows"] == [{"figure": 1}]
     assert sections["second"]["status"] == "ok"
     assert report.failed == ("first",)
@@ -125,7 +128,7 @@ def test_what_json_has_no_word_for_becomes_text() -> None:
         "a": ["inf", 1.0, None, True],
         "2": ["nan"],
     }
-    assert describe_error(ValueError()) == "ValueError"
+    assert one_line(ValueError()) == "ValueError"
 
 
 @pytest.mark.parametrize("minutes", [0.0, -1.0, float("nan"), float("inf"), 1e9])

@@ -65,7 +65,7 @@ class OutputError(WattbitError):
 
 def one_line(error: BaseException) -> str:
     """The type and the text of any error on one line, as messages and logs quote it."""
-    return f"{type(error).__name__}: {' '.join(str(error).split()):.300}"
+    return f"{type(error).__name__}: {' '.join(str(error).split()):.300}".rstrip(": ")
 
 
 def require_at_least(least: float, **values: float) -> None:

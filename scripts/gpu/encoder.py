@@ -21,12 +21,12 @@ from scripts.benchmarks.timing import best_s
 from scripts.gpu.gpu_measurer import GpuMeasurer
 from scripts.gpu.layers import OFFERED
 from scripts.gpu.machine import Machine
-from scripts.gpu.record import Section, describe_error
+from scripts.gpu.record import Section
 from wattbit.energy.interleaved import compare
 from wattbit.energy.measurement_protocol import MeasurementProtocol
 from wattbit.energy.rejection import RejectionRules
 from wattbit.energy.trial import Work, run_window, timed_s
-from wattbit.errors import MeterError
+from wattbit.errors import MeterError, one_line
 from wattbit.execution.switchable import SwitchableModel
 from wattbit.model_inputs import batches
 from wattbit.plan import PrecisionPlan
@@ -209,7 +209,7 @@ def _one_window(machine: Machine, work: Work, runs: int) -> dict[str, float | st
             spent = run_window(machine.meter, work, runs)
             return {"energy_j": spent.energy_j / runs, "seconds": spent.seconds / runs}
         except MeterError as error:
-            problem = describe_error(error)
+            problem = one_line(error)
     return {"seconds": timed_s(work, runs, time.perf_counter) / runs, "energy_problem": problem}
 
 

@@ -18,12 +18,11 @@ from typing import Any
 
 from scripts.benchmarks.timing import best_s
 from scripts.gpu.machine import Machine
-from scripts.gpu.record import describe_error
 from wattbit.energy.meter import Energy
 from wattbit.energy.ratio_interval import ratio_interval
 from wattbit.energy.rejection import RejectionRules, rejection
 from wattbit.energy.trial import Work, run_window, timed_s
-from wattbit.errors import MeterError
+from wattbit.errors import MeterError, one_line
 
 Facts = dict[str, Any]
 
@@ -106,7 +105,7 @@ class GpuMeasurer:
             try:
                 single_s[name] = best_s(work, window_s=0.02, trials=2, clock=self._clock)
             except Exception as error:  # one format that breaks must not lose the others
-                rows[name] = {"error": describe_error(error)}
+                rows[name] = {"error": one_line(error)}
         sound = {name: works[name] for name in single_s}
         if sound:
             rows |= self._measured(sound, single_s, left_s)
@@ -122,7 +121,7 @@ class GpuMeasurer:
                 windows = self._windows(works, single_s, self._window_s, energy=True)
             except MeterError as error:
                 self._failures += 1
-                problem = describe_error(error)
+                problem = one_line(error)
             else:
                 self._failures = 0
                 facts = {"provenance": self._machine.provenance, "window_s": self._window_s}

@@ -9,13 +9,12 @@ from typing import Any
 
 import torch
 
-from scripts.gpu.record import describe_error
 from wattbit.energy.device_sync import synchronize
 from wattbit.energy.interleaved import measure_idle_w
 from wattbit.energy.meter import EnergyMeter
 from wattbit.energy.nvml import NvmlMeter
 from wattbit.energy.nvml_devices import load_nvml
-from wattbit.errors import ConfigError, MeterError
+from wattbit.errors import ConfigError, MeterError, one_line
 from wattbit.execution.kernels.cuda_float import has_fp32_precision
 
 
@@ -139,13 +138,13 @@ def _asked(
         uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
         handle = nvml.nvmlDeviceGetHandleByUUID(uuid.encode())
     except Exception as error:  # a report without these facts is better than none
-        return {"nvml_problem": describe_error(error)}
+        return {"nvml_problem": one_line(error)}
     answers = {}
     for name, question in questions(nvml, handle).items():
         try:
             answer = question()
         except Exception as error:  # boards differ in what they say
-            answer = describe_error(error)
+            answer = one_line(error)
         answers[name] = answer.decode() if isinstance(answer, bytes) else answer
     return answers
 

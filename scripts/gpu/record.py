@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from wattbit.errors import ConfigError, OutputError
+from wattbit.errors import ConfigError, OutputError, one_line
 from wattbit.storage.atomic_write import write_atomically
 
 T = TypeVar("T")
@@ -102,7 +102,7 @@ class Section:
         try:
             found: Mapping[str, Any] = measure()
         except Exception as error:  # whatever one shape or format breaks, the next one may work
-            found = {"error": describe_error(error)}
+            found = {"error": one_line(error)}
         self.add({**row, **found})
 
 
@@ -154,7 +154,7 @@ class Report:
         except OutputError:
             raise
         except Exception as error:  # a section must not lose the others
-            content.update(status="failed", error=describe_error(error))
+            content.update(status="failed", error=one_line(error))
         else:
             content["status"] = "partial" if "left_out" in content else "ok"
         content["seconds"] = round(self._budget.spent_s - start_s, 2)
@@ -169,12 +169,6 @@ class Report:
     def _save(self) -> None:
         text = json.dumps(jsonable(self._data), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
         write_atomically(self._path, text, "give another file to --out")
-
-
-def describe_error(error: BaseException) -> str:
-    """The type and the first line of an error's text."""
-    lines = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0]:.300}".rstrip(": ")
 
 
 def jsonable(value: Any) -> Any:
