@@ -48,7 +48,7 @@ def load(
     return Workload(
         name="digits",
         model=trained_network(
-            "digits", DigitsNet, splits["train"], cache_dir,
+            DigitsNet, splits["train"], cache_dir,
             epochs=epochs, batch_size=32, learning_rate=0.1, weight_decay=5e-4, shift_pixels=1, seed=seed,
         ),
         splits=splits,

@@ -44,7 +44,7 @@ def load(
     return Workload(
         name="fashion_mnist",
         model=trained_network(
-            "fashion_mnist", FashionNet, splits["train"], cache_dir, log_progress,
+            FashionNet, splits["train"], cache_dir, log_progress,
             epochs=epochs, batch_size=128, learning_rate=0.2, weight_decay=5e-4, seed=seed,
         ),
         splits=splits,

@@ -41,7 +41,7 @@ def load(
     return Workload(
         name="fashion_transformer",
         model=trained_network(
-            "fashion_transformer", FashionTransformer, splits["train"], cache_dir, log_progress,
+            FashionTransformer, splits["train"], cache_dir, log_progress,
             epochs=epochs, batch_size=64, learning_rate=0.1, weight_decay=1e-4, seed=seed,
         ),
         splits=splits,

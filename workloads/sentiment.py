@@ -65,7 +65,7 @@ def load(
     return Workload(
         name="sentiment",
         model=trained_network(
-            "sentiment", _network, splits["train"], cache_dir, log_progress,
+            _network, splits["train"], cache_dir, log_progress,
             train=fine_tune, pretrained=pretrained, sources=(minilm,),
             epochs=epochs, batch_size=BATCH_SIZE, learning_rate=LEARNING_RATE, weight_decay=0.01, seed=seed,
         ),

@@ -18,7 +18,6 @@ _log = logging.getLogger(__name__)
 
 
 def trained_network(
-    name: str,
     make: Callable[[], nn.Module],
     split: Split,
     cache_dir: str | Path,
@@ -33,11 +32,11 @@ def trained_network(
 ) -> nn.Module:
     """Make a network and train it, unless the cache has its weights; in eval mode.
 
-    Weights are found again only if all that decides them is the same: these arguments, the samples, and the
-    code of the modules that define the network's classes, ``make``, ``train`` and ``pretrained``.
+    Weights are found again only if all that decides them is the same: the network as it prints itself, the
+    hyper-parameters, the samples, and the code of the modules that define the network's classes, ``make``,
+    ``train`` and ``pretrained``.
 
     Args:
-        name: The workload's name.
         make: Makes the network with random weights.
         split: Samples to train on.
         cache_dir: Folder of the cache.
@@ -57,7 +56,7 @@ def trained_network(
 
     def build() -> nn.Module:
         if progress is not None:
-            _log.info("training the %s model, %d epochs", name, epochs)
+            _log.info("training %s, %d epochs", type(model).__name__, epochs)
         start = seeded(make, seed) if pretrained is None else pretrained(seed)
         return train(start, split, progress=progress, **settings)
 
@@ -70,7 +69,7 @@ def trained_network(
     modules = {module for part in parts if (module := inspect.getmodule(part)) is not None}
     own = sorted({*modules, *sources}, key=lambda module: module.__name__)
     key = {
-        "workload": name,
+        "network": repr(model),
         "hyperparameters": settings,
         "data": split.fingerprint(),
         "source": source_of(*(module for module in own if not module.__name__.startswith("torch."))),
