@@ -63,9 +63,22 @@ class Search:
         return [outcome.plan for outcome in self.archive]
 
 
-def test_it_comes_nearer_to_the_optimum_than_the_additive_model_with_as_many_plans() -> None:
-    search, additive = Search(), Search()
-    make_method().search(search.task)
+def searched(seed: int) -> tuple[Search, SurrogatePPO]:
+    """A search that has come to its end, and its method."""
+    search, method = Search(seed=seed), make_method({"final_updates": 1500})
+    method.search(search.task)
+    return search, method
+
+
+@pytest.fixture(scope="module")
+def first() -> tuple[Search, SurrogatePPO]:
+    return searched(0)
+
+
+def test_it_comes_nearer_to_the_optimum_than_the_additive_model_with_as_many_plans(
+    first: tuple[Search, SurrogatePPO],
+) -> None:
+    search, additive = first[0], Search()
     with suppress(BudgetSpent):
         ILP().search(additive.task)
     assert sum(map(search.regret, TOLERANCES)) < 0.5 * sum(map(additive.regret, TOLERANCES))
@@ -77,10 +90,8 @@ def test_it_evaluates_exactly_its_budget_and_no_plan_twice() -> None:
     assert search.task.evaluator.evaluations == len(search.plans) == len(set(search.plans)) == 33
 
 
-def test_the_policy_alone_proposes_what_the_search_found() -> None:
-    search = Search()
-    method = make_method({"final_updates": 1500})
-    method.search(search.task)
+def test_the_policy_alone_proposes_what_the_search_found(first: tuple[Search, SurrogatePPO]) -> None:
+    search, method = first
     agent = method.ppo
     encoder = FeatureEncoder(search.evaluator.profile, agent.pp_per_nat)
     drawn = draw_plans(agent.opened, encoder, TOLERANCES, greedy=True)
@@ -90,12 +101,9 @@ def test_the_policy_alone_proposes_what_the_search_found() -> None:
         assert np.mean([names[index] == name for index, name in zip(row, best.values(), strict=True)]) > 0.9
 
 
-def test_equal_seeds_ask_for_equal_plans_and_others_do_not() -> None:
-    searches = [Search(seed=seed) for seed in (1, 1, 2)]
-    for search in searches:
-        make_method().search(search.task)
-    assert searches[0].plans == searches[1].plans
-    assert searches[0].plans != searches[2].plans
+def test_equal_seeds_ask_for_equal_plans_and_others_do_not(first: tuple[Search, SurrogatePPO]) -> None:
+    assert searched(0)[0].plans == first[0].plans
+    assert searched(1)[0].plans != first[0].plans
 
 
 @pytest.mark.parametrize("layers", [1, 2])
