@@ -78,7 +78,8 @@ class TrainingSettings:
 
     def ppo_search(self, **run: Any) -> PPOSearch:
         """The search method, its agent made with these further arguments of `agents.ppo.PPOAgent`."""
-        return self.agent(ppo=self.agent.arguments["ppo"](**run))
+        ppo = self.agent.arguments["ppo"]
+        return self.agent(ppo=Factory(ppo.func, ppo.keywords)(**run))
 
     @property
     def origin(self) -> dict[str, Any]:

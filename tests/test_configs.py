@@ -11,6 +11,8 @@ from hydra.utils import get_method
 from omegaconf import OmegaConf
 
 from pipeline.cli import check_overrides, group_options, help_text
+from pipeline.settings import compose_training
+from wattbit.errors import ConfigError
 
 CONF = ROOT / "conf"
 GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir())
@@ -72,3 +74,9 @@ def test_the_sentiment_experiment_and_workload_train_on_as_many_sentences_and_sh
     )
     assert experiment._target_ == workload._target_
     assert sum(experiment[name] for name in splits) == sum(workload[name] for name in splits)
+
+
+def test_an_argument_that_a_constructor_lacks_is_named_with_the_constructor() -> None:
+    settings = compose_training(["energy=modelled", "+agent.ppo.nonsense=1"])
+    with pytest.raises(ConfigError, match=r"agents\.ppo\.PPOAgent: .*'nonsense'; check its settings"):
+        settings.ppo_search(make_env=settings.env)
