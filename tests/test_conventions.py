@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,14 @@ MOST_LINES = 400
 # What these are about is no module: the checkout as a whole, its settings, its pages.
 OF_THE_WHOLE = {"configs", "conventions", "device_tables", "docs", "guide", "house", "imports", "interrupts"}
 BY_NAME = {"setattr", "getattr", "hasattr", "delattr"}
+
+
+@cache
+def module_names() -> frozenset[str]:
+    """The names of all modules and packages of the repository."""
+    folders = [folder for folder in TESTS.parent.iterdir() if (folder / "__init__.py").exists()]
+    files = [file for folder in folders for file in folder.rglob("*.py")]
+    return frozenset(file.parent.name if file.stem == "__init__" else file.stem for file in files)
 
 
 def is_private(dotted: str) -> bool:
@@ -60,7 +69,10 @@ def private_uses(tree: ast.Module) -> Iterator[str]:
 def test_a_test_file_keeps_one_promise_by_public_names(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert len(text.splitlines()) <= MOST_LINES
-    assert list(private_uses(ast.parse(text))) == []
+    tree = ast.parse(text)
+    assert list(private_uses(tree)) == []
+    modules = [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    assert not [module for module in modules if module.startswith("test_")], "share by a module of its own"
 
 
 @pytest.mark.parametrize(
@@ -86,19 +98,6 @@ def test_private_names_are_found(code: str, found: list[str]) -> None:
 )
 def test_a_test_file_is_named_after_what_it_tests(path: Path) -> None:
     """A module or package first, then perhaps the promise."""
-    folders = [folder for folder in TESTS.parent.iterdir() if (folder / "__init__.py").exists()]
-    modules = {file.stem for folder in folders for file in folder.rglob("*.py")}
-    packages = {file.parent.name for folder in folders for file in folder.rglob("__init__.py")}
     words = path.stem.split("_")[1:]
     beginnings = {"_".join(words[:count]) for count in range(1, len(words) + 1)}
-    assert beginnings & (modules | packages | OF_THE_WHOLE)
-
-
-def test_test_files_import_nothing_from_one_another() -> None:
-    for path in FILES:
-        imported = [
-            node.module or ""
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-            if isinstance(node, ast.ImportFrom)
-        ]
-        assert not [module for module in imported if module.startswith("test_")], path.name
+    assert beginnings & (module_names() | OF_THE_WHOLE)

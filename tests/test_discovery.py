@@ -9,6 +9,7 @@ import pytest
 import tiny
 import torch
 import torch.nn.functional as F
+from attached import unpatched
 from torch import Tensor, nn
 from torch.nn.utils.prune import l1_unstructured
 
@@ -37,10 +38,6 @@ def trained_norm(channels: int) -> nn.BatchNorm2d:
         norm.weight.uniform_(0.5, 2)
         norm.bias.uniform_(-1, 1)
     return norm
-
-
-def unpatched(model: nn.Module) -> bool:
-    return all("forward" not in module.__dict__ for module in model.modules())
 
 
 class Block(nn.Module):
