@@ -1,4 +1,4 @@
-"""Every plan ever evaluated, on disk as it comes, and the best of them for any tolerance."""
+"""Every plan ever evaluated: written to disk at once, and the best of them for any tolerance."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from wattbit.storage.strict_json import parse_json
 
 
 class Archive:
-    """Outcomes by plan, in the order they came, each with the method that evaluated it first.
+    """Outcomes by plan, in order of evaluation, each with the method that evaluated it first.
 
-    The result for a tolerance is the cheapest plan that passes the search gate, and the reference plan where
-    none does. With a gate that judges each plan by itself it can only improve as the archive grows.
+    The result for a tolerance is the cheapest plan that passes the search gate, or the reference plan if none
+    does. With a gate that judges each plan by itself it can only improve as the archive grows.
 
     Args:
         reference: Outcome of the reference plan.
         gate: The search gate.
-        allowed: Whether an outcome holds the limits that no sample is needed for, such as latency; None: all
-            do. The reference is the result where nothing else is, whatever the limits.
-        judge: An archive that has every plan of this one, by whose outcomes drops are judged; None: this one.
+        allowed: Whether an outcome holds the limits that need no samples, such as latency; None: all do. The
+            reference is always allowed.
+        judge: An archive with every plan of this one, by whose outcomes drops are judged; None: this one.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Archive:
         return True
 
     def allows(self, outcome: Outcome) -> bool:
-        """True if the outcome holds the limits that no sample is needed for."""
+        """True if the outcome holds the limits that need no samples."""
         return self._allowed is None or self._allowed(outcome)
 
     def passes(self, outcome: Outcome, tolerance_pp: float) -> bool:
@@ -99,8 +99,7 @@ class Archive:
 
         It passes the gate and is allowed; the reference where no such outcome is cheaper.
         """
-        bounds = self._judged()
-        feasible = [o for o in self if bounds[o.plan] <= tolerance_pp and self.allows(o)]
+        feasible = [o for o in self if self.passes(o, tolerance_pp) and self.allows(o)]
         return min([self._reference, *feasible], key=lambda outcome: (outcome.energy_j, outcome.divergence))
 
     def _judged(self) -> dict[PrecisionPlan, float]:
@@ -119,7 +118,7 @@ class Archive:
 class ArchivingEvaluator:
     """An evaluator that puts every outcome into archives under a method's name.
 
-    ``evaluations`` counts the distinct plans *this method* asked for, also those that another method had run
+    ``evaluations`` counts the distinct plans *this method* asked for, even if another method had run them
     before: methods are compared at equal cost.
 
     Args:
@@ -168,7 +167,7 @@ class ArchivingEvaluator:
         """Evaluate and archive ``plans``; each distinct one is charged once.
 
         Raises:
-            BudgetSpent: If the budget ends within the list; what comes before that is evaluated and archived.
+            BudgetSpent: If the budget ends within the list; the plans before that are evaluated and archived.
         """
         affordable = self._within_budget(plans)
         outcomes = self._run(affordable)
@@ -204,10 +203,10 @@ class ArchivingEvaluator:
 
 
 class Journal:
-    """Outcomes as JSON lines, each written when it is known, so that a crash loses none.
+    """Outcomes as JSON lines, each written at once, so that a crash loses none.
 
-    A line torn by a crash can only be the last one; it is dropped when the journal is read again. Used as a
-    context manager it closes its file.
+    Only the last line can be torn by a crash; it is dropped when the journal is read again. Used as a context
+    manager it closes its file.
     """
 
     def __init__(self, path: Path) -> None:

@@ -22,7 +22,7 @@ _WORTH_RUNNING = 0.1
 # and at least this share of the incumbent's energy.
 _LEAST_SAVING = 1e-6
 
-Candidate = tuple[float, Indices]
+ScoredPlan = tuple[float, Indices]
 """Expected saving and plan (layers,)."""
 
 
@@ -72,7 +72,7 @@ class _Scan:
         self._plans = np.stack(np.meshgrid(*choices, indexing="ij"), axis=-1).reshape(-1, len(choices))
         self._kept = self._plans
 
-    def propose(self, acquisition: Acquisition, *, thorough: bool) -> list[Candidate]:
+    def propose(self, acquisition: Acquisition, *, thorough: bool) -> list[ScoredPlan]:
         """A candidate for each tolerance, all different."""
         plans = self._plans if thorough else self._kept
         values = acquisition.values(plans)
@@ -95,10 +95,10 @@ class _HillClimbing:
         self._rng = rng
         self._long_steps = long_steps
 
-    def propose(self, acquisition: Acquisition, *, thorough: bool) -> list[Candidate]:
+    def propose(self, acquisition: Acquisition, *, thorough: bool) -> list[ScoredPlan]:
         """New candidates, at most one for each tolerance; thorough rounds start from more plans."""
         incumbents = acquisition.incumbents
-        found: list[Candidate] = []
+        found: list[ScoredPlan] = []
         for column, tolerance_pp in enumerate(acquisition.tolerances_pp):
             starts = [incumbents[column]]
             if self._long_steps:
@@ -121,7 +121,7 @@ def _best(acquisition: Acquisition, plans: Indices, column: int) -> list[Indices
     return [plans[int(acquisition.values(plans)[:, column].argmax())]] if len(plans) else []
 
 
-def _worthwhile(found: list[Candidate], count: int) -> list[Indices]:
+def _worthwhile(found: list[ScoredPlan], count: int) -> list[Indices]:
     """The plans of largest expected saving, at most ``count``; none far below the best."""
     ranked = sorted(found, key=lambda pair: -pair[0])
     least = max(_LEAST_SAVING, _WORTH_RUNNING * ranked[0][0]) if ranked else 0.0

@@ -37,7 +37,7 @@ class Demonstrations:
 def demonstrate(
     env: LayerPrecisionEnv, archive: Archive, tolerances_pp: NDArray[np.float64]
 ) -> Demonstrations:
-    """Walk through the archive's best plan for each of ``tolerances_pp``; its outcomes are known already."""
+    """Build the archive's best plan for each of ``tolerances_pp``; their outcomes are known already."""
     observations, masks, actions, returns = [], [], [], []
     names = env.encoder.profile.precisions
     for tolerance_pp in tolerances_pp:

@@ -1,4 +1,4 @@
-"""Running every search method on one evaluator, each at its own cost, all into one archive."""
+"""Runs search methods one after another on one evaluator, each with its own budget, all into one archive."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from wattbit.errors import ConfigError
 from wattbit.plan import PrecisionPlan
 from wattbit.profile import ModelProfile
 
-# Plans evaluated between two looks at the stop rule: what an interruption loses at most.
+# Plans evaluated between two checks of the stop rule: the most that an interruption loses.
 _CHUNK = 32
 
 Listener = Callable[[str, int, int, str], None]
@@ -25,7 +25,7 @@ Listener = Callable[[str, int, int, str], None]
 
 @dataclass(frozen=True, slots=True)
 class MethodRun:
-    """What one method found by itself: its archive, the plans it asked for, the time it took (seconds)."""
+    """What one method found: its archive, the number of plans it asked for, the time it took (seconds)."""
 
     name: str
     archive: Archive
@@ -37,8 +37,8 @@ class MethodRun:
 class SearchComparison:
     """Methods run one after another on the same evaluator.
 
-    Every outcome goes into the method's own archive, by which it is judged, into the common archive, by which
-    PPO is warm-started and the final result is chosen, and into the journal.
+    Every outcome goes into the method's own archive, which it is judged by, into the common archive, which
+    warm-starts PPO and gives the final result, and into the journal.
 
     Attributes:
         evaluator: Runs plans.
@@ -97,19 +97,19 @@ class SearchComparison:
             self.on_new(outcome, method)
 
     def run(self, method: SearchMethod, budget: int, seed: int, *, seeded: bool = False) -> bool:
-        """Run ``method``; False if it had to stop before it was done and before its budget was spent.
+        """Run ``method``; False if it was interrupted.
 
         Args:
             method: The method.
-            budget: Distinct plans it may ask for; what it asked for in an interrupted run counts, if seeded.
+            budget: Distinct plans it may ask for; those of an interrupted run count, if seeded.
             seed: Its seed.
-            seeded: True if it starts from the common archive rather than an empty one; its result is then the
-                common archive's.
+            seeded: True if it starts from the common archive, which is then its result; False: from an empty
+                one.
         """
-        # Judged by all outcomes, so that no method's result can seem to pass where the common result may not.
+        # Judged by all outcomes, so that no method's result passes where the common result would not.
         own = self.archive if seeded else Archive(self.reference, self.gate, self.allowed, self.archive)
         evaluator = _Recording(self, method.name, own, budget)
-        if seeded:  # the others run again from the start, and ask for the same plans
+        if seeded:  # other methods run again from the start and ask for the same plans
             evaluator.charge(self._written.get(method.name, ()))
         task = SearchTask(
             evaluator, own, self.tolerances_pp, budget, seed,
@@ -130,7 +130,7 @@ class SearchComparison:
     def pp_per_nat(self) -> float:
         """`observed_pp_per_nat` of the methods run so far.
 
-        Plans of an interrupted run count only once their method has asked for them again.
+        Plans of an interrupted run count once their method has asked for them again.
         """
         found = {outcome.plan: outcome for run in self.runs for outcome in run.archive}
         return observed_pp_per_nat(self.evaluator.profile, found.values())
@@ -150,7 +150,7 @@ def observed_pp_per_nat(profile: ModelProfile, outcomes: Iterable[Outcome]) -> f
 
 
 class _Recording(ArchivingEvaluator):
-    """Checks the stop rule before each evaluation, and keeps what comes of it."""
+    """Checks the stop rule before each evaluation, and puts outcomes into the common archive."""
 
     def __init__(self, comparison: SearchComparison, method: str, own: Archive, budget: int) -> None:
         # The common archive is filled by `SearchComparison.keep`.
@@ -162,7 +162,7 @@ class _Recording(ArchivingEvaluator):
         return super().evaluate(plan)
 
     def _run(self, plans: Sequence[PrecisionPlan]) -> list[Outcome]:
-        # Neighbours in this order have their first layers in common, which an evaluator may run only once.
+        # Neighbours in this order share their first layers, which an evaluator can run once for both.
         ordered = sorted(dict.fromkeys(plans), key=lambda plan: tuple(plan.values()))
         found: dict[PrecisionPlan, Outcome] = {}
         for start in range(0, len(ordered), _CHUNK):

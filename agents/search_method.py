@@ -1,4 +1,4 @@
-"""The seam every search method has: an evaluator, tolerances, a budget and a seed in; evaluated plans out."""
+"""The interface of search methods: evaluator, tolerances, budget and seed in; evaluated plans out."""
 
 from __future__ import annotations
 

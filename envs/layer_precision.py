@@ -81,7 +81,7 @@ class LayerPrecisionEnv(gymnasium.Env[Observation, np.int64]):
         self._divergence_weight = divergence_weight
         self._profile = evaluator.profile
         self._reference_j = self._profile.reference_energy_j
-        self._walk = PlanBuilder(self.encoder, Context(tolerance_range_pp[1]))
+        self._builder = PlanBuilder(self.encoder, Context(tolerance_range_pp[1]))
         bound = self.encoder.bound
         self.observation_space = spaces.Box(-bound, bound, (self.encoder.size,), np.float32)
         self.action_space = spaces.Discrete(len(self._profile.precisions))
@@ -112,8 +112,8 @@ class LayerPrecisionEnv(gymnasium.Env[Observation, np.int64]):
         for name, value in (("tolerance_pp", tolerance), ("energy_price", price)):
             if not 0 < value < math.inf:
                 raise GuardrailError(f"{name} is {value}, must be a number above 0")
-        self._walk = PlanBuilder(self.encoder, Context(tolerance, price))
-        return self._walk.observation, {"tolerance_pp": tolerance, "energy_price": price}
+        self._builder = PlanBuilder(self.encoder, Context(tolerance, price))
+        return self._builder.observation, {"tolerance_pp": tolerance, "energy_price": price}
 
     def step(self, action: np.int64 | int) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Give the next layer the precision at index ``action``.
@@ -125,7 +125,7 @@ class LayerPrecisionEnv(gymnasium.Env[Observation, np.int64]):
         """
         reward = self.assign(action)
         if not self.assigned:
-            return self._walk.observation, reward, False, False, {}
+            return self._builder.observation, reward, False, False, {}
         return self.finish(reward, self.evaluator.evaluate(self.plan))
 
     def assign(self, action: np.int64 | int) -> float:
@@ -134,10 +134,10 @@ class LayerPrecisionEnv(gymnasium.Env[Observation, np.int64]):
         Returns:
             The reward of the choice; raises as `step`.
         """
-        layer_index = self._walk.layer_index
-        energy_j = self._walk.assign(action)
+        layer_index = self._builder.layer_index
+        energy_j = self._builder.assign(action)
         reference_j = self._profile.layers[layer_index].costs[self._profile.reference].energy_j
-        return self._walk.context.energy_price * (reference_j - energy_j) / self._reference_j
+        return self._builder.context.energy_price * (reference_j - energy_j) / self._reference_j
 
     def finish(
         self, reward: float, outcome: Outcome
@@ -149,33 +149,33 @@ class LayerPrecisionEnv(gymnasium.Env[Observation, np.int64]):
             outcome: Outcome of `plan`.
         """
         reward += self._terminal_reward(outcome)
-        return self._walk.observation, reward, True, False, self._info(outcome)
+        return self._builder.observation, reward, True, False, self._info(outcome)
 
     @property
     def assigned(self) -> bool:
         """True once every layer has its precision."""
-        return self._walk.done
+        return self._builder.done
 
     @property
     def plan(self) -> PrecisionPlan:
         """The plan so far, the layers not reached yet at the reference."""
-        return self._walk.plan
+        return self._builder.plan
 
     @property
     def observation(self) -> Observation:
         """What the policy sees now."""
-        return self._walk.observation
+        return self._builder.observation
 
     def action_masks(self) -> Mask:
         """Which precisions the next layer supports, (precisions,) bool; all, once the episode is over."""
-        return self._walk.mask
+        return self._builder.mask
 
     def render(self) -> str:
         """The plan so far, one layer a line."""
-        return "\n".join(f"{layer}: {name}" for layer, name in self._walk.plan.items())
+        return "\n".join(f"{layer}: {name}" for layer, name in self._builder.plan.items())
 
     def _terminal_reward(self, outcome: Outcome) -> float:
-        tolerance_pp = self._walk.context.tolerance_pp
+        tolerance_pp = self._builder.context.tolerance_pp
         excess = max(0.0, self._judged_drop_pp(outcome) - tolerance_pp) / tolerance_pp
         return -self._penalty * min(excess, 10.0) - self._divergence_weight * math.tanh(outcome.divergence)
 
@@ -186,7 +186,7 @@ class LayerPrecisionEnv(gymnasium.Env[Observation, np.int64]):
         return self.gate.bound_pp(outcome.counts)
 
     def _info(self, outcome: Outcome) -> dict[str, Any]:
-        tolerance_pp = self._walk.context.tolerance_pp
+        tolerance_pp = self._builder.context.tolerance_pp
         return {
             "plan": outcome.plan,
             "energy_j": outcome.energy_j,

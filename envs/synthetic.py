@@ -10,9 +10,10 @@ import numpy as np
 
 from envs.chain import cheapest_chain
 from envs.evaluators.evaluator import Outcome
+from envs.evaluators.remembering_evaluator import RememberingEvaluator
 from envs.gate import SearchGate
 from envs.synthetic_profile import draw_profile
-from wattbit.errors import ConfigError
+from wattbit.errors import ConfigError, require_at_least
 from wattbit.features import Floats
 from wattbit.judging.noninferiority import PairedCounts
 from wattbit.plan import PrecisionPlan
@@ -36,7 +37,7 @@ _LAYER_SPREAD, _PRECISION_SPREAD, _DIVERGENCE_SPREAD = 1.0, 0.35, 0.3
 _END_FACTOR = 3.0
 
 
-class SyntheticEvaluator:
+class SyntheticEvaluator(RememberingEvaluator):
     """Evaluates plans of a made-up network of any depth by formula, at once and repeatably.
 
     Damage is counted in samples lost. Each layer has its own at each precision, lognormal over layers and
@@ -67,16 +68,14 @@ class SyntheticEvaluator:
         seed: int = 0,
     ) -> None:
         chosen = parse_precisions(precisions)
-        for name, value, least in (("layers", layers, 1), ("samples", samples, 1)):
-            if value < least:
-                raise ConfigError(f"{name} is {value}, must be at least {least}")
+        require_at_least(1, layers=layers, samples=samples)
         if len(chosen) < 2:
             raise ConfigError(f"precisions are only {chosen[0].name}, must be at least 2; add int8")
         rng = np.random.default_rng(seed)
         damage = _damage(rng, layers, chosen)
         spread = np.exp(rng.normal(0.0, _DIVERGENCE_SPREAD, (layers, len(chosen))))
         divergence = _NATS * damage * spread[:, None, :]
-        self._profile = draw_profile(rng, chosen, divergence[:, 0, :])
+        super().__init__(draw_profile(rng, chosen, divergence[:, 0, :]))
         self._samples = samples
         self._scores = np.rint(damage * samples * _PARTS).astype(np.int64)
         self._energy_j = _steps_j(self._profile)
@@ -87,42 +86,11 @@ class SyntheticEvaluator:
         self._rows = np.stack([figure.reshape(-1) for figure in figures], axis=1)
         self._position = {name: index for index, name in enumerate(precisions)}
         self._first_row = np.arange(layers) * len(chosen) ** 2
-        self._outcomes: dict[PrecisionPlan, Outcome] = {}
-
-    @property
-    def profile(self) -> ModelProfile:
-        """The network's profile; a sensitivity is the divergence of changing that layer alone."""
-        return self._profile
-
-    @property
-    def evaluations(self) -> int:
-        """Number of distinct plans evaluated so far."""
-        return len(self._outcomes)
 
     @property
     def samples(self) -> int:
         """Number of samples that outcomes are counted in."""
         return self._samples
-
-    def evaluate(self, plan: PrecisionPlan) -> Outcome:
-        """The outcome of ``plan``.
-
-        Raises:
-            PlanError: If the plan is for another model or uses a precision the network does not have.
-        """
-        outcome = self._outcomes.get(plan)
-        if outcome is None:
-            outcome = self._outcome(plan)
-            self._outcomes[plan] = outcome
-        return outcome
-
-    def evaluate_all(self, plans: Sequence[PrecisionPlan]) -> list[Outcome]:
-        """The outcomes of ``plans``, in the order given.
-
-        Raises:
-            PlanError: If a plan is for another model or uses a precision the network does not have.
-        """
-        return [self.evaluate(plan) for plan in plans]
 
     def optimum(self, tolerance_pp: float, gate: SearchGate | None = None) -> Outcome:
         """The cheapest of all plans at ``tolerance_pp``, exactly; not counted as an evaluation.
@@ -151,9 +119,8 @@ class SyntheticEvaluator:
         names = [self._profile.precisions[choice] for choice in path or [0] * len(self._scores)]
         return self._outcome(PrecisionPlan(dict(zip(self._profile.layer_names, names, strict=True))))
 
-    def __deepcopy__(self, memo: dict[int, object]) -> SyntheticEvaluator:
-        # Gymnasium copies the arguments of environments; what is remembered is to be shared, not copied.
-        return self
+    def _run(self, plans: Sequence[PrecisionPlan]) -> list[Outcome]:
+        return [self._outcome(plan) for plan in plans]
 
     def _outcome(self, plan: PrecisionPlan) -> Outcome:
         names, position = self._profile.layer_names, self._position

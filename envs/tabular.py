@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.evaluators.evaluator import Evaluator, Outcome
+from envs.evaluators.remembering_evaluator import RememberingEvaluator
 from envs.gate import SearchGate
 from envs.layer_precision import LayerPrecisionEnv
 from envs.plan_table import PlanTable
@@ -20,7 +21,7 @@ from wattbit.plan import PrecisionPlan
 from wattbit.profile import ModelProfile
 
 
-class TabularEvaluator:
+class TabularEvaluator(RememberingEvaluator):
     """Looks plans up in a table of all plans of a network, and knows the best of them.
 
     A search is to see the outcomes on the search samples only, and those only of plans it asks for. Hand it
@@ -42,46 +43,15 @@ class TabularEvaluator:
 
     def __init__(self, table: PlanTable | str | Path) -> None:
         self._table = table if isinstance(table, PlanTable) else PlanTable.read(table)
-        profile = self._table.profile
-        self._position = {name: index for index, name in enumerate(profile.precisions)}
-        self._outcomes: dict[PrecisionPlan, Outcome] = {}
+        super().__init__(self._table.profile)
+        self._position = {name: index for index, name in enumerate(self.profile.precisions)}
         # Cheapest first, among equals the least divergent, as archives choose.
         self._order = np.lexsort((self._table.search_divergence, self._table.energy_j))
-
-    @property
-    def profile(self) -> ModelProfile:
-        """Profile of the layer groups, each of which counts as one layer."""
-        return self._table.profile
 
     @property
     def table(self) -> PlanTable:
         """The table itself, held-out samples included."""
         return self._table
-
-    @property
-    def evaluations(self) -> int:
-        """Number of distinct plans evaluated so far."""
-        return len(self._outcomes)
-
-    def evaluate(self, plan: PrecisionPlan) -> Outcome:
-        """The outcome of ``plan`` on the search samples.
-
-        Raises:
-            PlanError: If the plan is for another model or uses a precision the table does not have.
-        """
-        outcome = self._outcomes.get(plan)
-        if outcome is None:
-            outcome = self._outcome(self._row(plan), plan)
-            self._outcomes[plan] = outcome
-        return outcome
-
-    def evaluate_all(self, plans: Sequence[PrecisionPlan]) -> list[Outcome]:
-        """The outcomes of ``plans`` on the search samples, in the order given.
-
-        Raises:
-            PlanError: If a plan is for another model or uses a precision the table does not have.
-        """
-        return [self.evaluate(plan) for plan in plans]
 
     def for_search(self) -> Evaluator:
         """What a search may see: plans in, their outcomes on the search samples out."""
@@ -136,11 +106,10 @@ class TabularEvaluator:
         found = self._outcome(row)
         return Outcome(found.plan, found.energy_j, found.latency_ms, self._held_out(row), math.nan)
 
-    def __deepcopy__(self, memo: dict[int, object]) -> TabularEvaluator:
-        # Gymnasium copies the arguments of environments; what is remembered is to be shared, not copied.
-        return self
-
     # --- inside -----------------------------------------------------------------------------------------
+
+    def _run(self, plans: Sequence[PrecisionPlan]) -> list[Outcome]:
+        return [self._outcome(self._row(plan), plan) for plan in plans]
 
     def _row(self, plan: PrecisionPlan) -> int:
         names, position = self.profile.layer_names, self._position

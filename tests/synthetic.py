@@ -17,6 +17,7 @@ from agents.archive import Journal
 from agents.search_comparison import SearchComparison
 from agents.stopping import StopRule
 from envs.evaluators.evaluator import Evaluator, Outcome
+from envs.evaluators.remembering_evaluator import RememberingEvaluator
 from envs.gate import SearchGate
 from pipeline.split_evaluator import SplitEvaluator
 from wattbit.execution.switchable import SwitchableModel
@@ -139,7 +140,7 @@ def make_outcome(
     return Outcome(plan, energy_j, energy_j * 1e3, PairedCounts(samples, lost, gained), divergence)
 
 
-class SyntheticEvaluator:
+class SyntheticEvaluator(RememberingEvaluator):
     """Evaluates plans by formula: sensitivities add up, but neighbours interact.
 
     Two neighbours of equal family cancel half of their errors; two neighbours at the narrowest precision
@@ -154,34 +155,17 @@ class SyntheticEvaluator:
         pp_per_nat: float = 60.0,
         known: Iterable[Outcome] = (),
     ) -> None:
-        self._profile = profile
+        super().__init__(profile, {outcome.plan: outcome for outcome in known})
         self._samples = samples
         self._pp_per_nat = pp_per_nat
-        self._outcomes = {outcome.plan: outcome for outcome in known}
         self.ran: list[PrecisionPlan] = []
         self.before_run: Callable[[PrecisionPlan], None] = lambda plan: None
 
-    @property
-    def profile(self) -> ModelProfile:
-        """The profile."""
-        return self._profile
-
-    @property
-    def evaluations(self) -> int:
-        """Distinct plans run."""
-        return len(self._outcomes)
-
-    def evaluate(self, plan: PrecisionPlan) -> Outcome:
-        """Run ``plan``, once."""
-        if plan not in self._outcomes:
+    def _run(self, plans: Sequence[PrecisionPlan]) -> Iterator[Outcome]:
+        for plan in plans:
             self.before_run(plan)
             self.ran.append(plan)
-            self._outcomes[plan] = self._run(self._profile.require_plan(plan))
-        return self._outcomes[plan]
-
-    def evaluate_all(self, plans: Sequence[PrecisionPlan]) -> list[Outcome]:
-        """Run ``plans``, each once."""
-        return [self.evaluate(plan) for plan in plans]
+            yield self._outcome(self.profile.require_plan(plan))
 
     def divergence(self, plan: PrecisionPlan) -> float:
         """The divergence of ``plan``, interactions included, nats."""
@@ -196,7 +180,7 @@ class SyntheticEvaluator:
                 total -= 0.5 * min(a, b)
         return total
 
-    def _run(self, plan: PrecisionPlan) -> Outcome:
+    def _outcome(self, plan: PrecisionPlan) -> Outcome:
         divergence = self.divergence(plan)
         lost = min(self._samples, round(self._samples * self._pp_per_nat * divergence / 100.0))
         return Outcome(

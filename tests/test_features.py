@@ -23,10 +23,10 @@ def encoder_of(profile: ModelProfile, pp_per_nat: float = 20.0) -> FeatureEncode
 
 
 def first_actions(profile: ModelProfile, action: int) -> PlanBuilder:
-    walk = PlanBuilder(encoder_of(profile), Context(1.0))
-    while not walk.done:
-        walk.assign(action)
-    return walk
+    builder = PlanBuilder(encoder_of(profile), Context(1.0))
+    while not builder.done:
+        builder.assign(action)
+    return builder
 
 
 @given(
@@ -41,16 +41,16 @@ def test_every_observation_is_bounded_finite_and_of_one_size(
     profile: ModelProfile, tolerance_pp: float, price: float, pp_per_nat: float, data: st.DataObject
 ) -> None:
     encoder = encoder_of(profile, pp_per_nat)
-    walk = PlanBuilder(encoder, Context(tolerance_pp, price))
+    builder = PlanBuilder(encoder, Context(tolerance_pp, price))
     while True:
-        observation = walk.observation
+        observation = builder.observation
         assert observation.shape == (encoder.size,)
         assert observation.dtype == np.float32
         assert np.isfinite(observation).all()
         assert np.abs(observation).max() <= encoder.bound
-        if walk.done:
+        if builder.done:
             break
-        walk.assign(data.draw(st.sampled_from(np.flatnonzero(walk.mask).tolist())))
+        builder.assign(data.draw(st.sampled_from(np.flatnonzero(builder.mask).tolist())))
 
 
 def test_every_feature_has_a_name_of_its_own(profile: ModelProfile) -> None:
@@ -60,9 +60,9 @@ def test_every_feature_has_a_name_of_its_own(profile: ModelProfile) -> None:
 
 def test_features_are_where_their_names_say(profile: ModelProfile) -> None:
     encoder = encoder_of(profile)
-    walk = PlanBuilder(encoder, Context(0.1, 10.0))
-    walk.assign(2)
-    seen = dict(zip(encoder.names, walk.observation.tolist(), strict=True))
+    builder = PlanBuilder(encoder, Context(0.1, 10.0))
+    builder.assign(2)
+    seen = dict(zip(encoder.names, builder.observation.tolist(), strict=True))
     layer = profile.layers[1]
     assert seen["tolerance_log10_pp"] == pytest.approx(-1.0)
     assert seen["energy_price_log10"] == pytest.approx(1.0)
@@ -81,65 +81,65 @@ def test_a_precision_the_layer_lacks_is_masked(profile: ModelProfile) -> None:
     costs = {name: cost for name, cost in first.costs.items() if name != "int8"}
     narrower = replace(profile, layers=(LayerProfile(first.shape, costs), *rest))
     encoder = encoder_of(narrower)
-    walk = PlanBuilder(encoder, Context(1.0))
-    assert walk.mask.tolist() == [True, True, False, True, True]
-    assert dict(zip(encoder.names, walk.observation, strict=True))["supported_int8"] == 0.0
+    builder = PlanBuilder(encoder, Context(1.0))
+    assert builder.mask.tolist() == [True, True, False, True, True]
+    assert dict(zip(encoder.names, builder.observation, strict=True))["supported_int8"] == 0.0
     with pytest.raises(
         ValueError, match=r"layer 'stem' does not support 'int8': choose among fp32, bf16, int4"
     ):
-        walk.assign(2)
-    assert walk.layer_index == 0
+        builder.assign(2)
+    assert builder.layer_index == 0
 
 
-# --- walking ----------------------------------------------------------------------------------------------
+# --- building ----------------------------------------------------------------------------------------------
 
 
 @given(st.data())
 @RELAXED
-def test_a_walk_adds_up_to_the_energy_of_its_plan(data: st.DataObject) -> None:
+def test_steps_add_up_to_the_energy_of_the_plan(data: st.DataObject) -> None:
     profile = data.draw(profiles())
-    walk = PlanBuilder(encoder_of(profile), Context(1.0))
+    builder = PlanBuilder(encoder_of(profile), Context(1.0))
     energies_j = []
-    while not walk.done:
-        energies_j.append(walk.assign(data.draw(st.sampled_from(np.flatnonzero(walk.mask).tolist()))))
+    while not builder.done:
+        energies_j.append(builder.assign(data.draw(st.sampled_from(np.flatnonzero(builder.mask).tolist()))))
     total_j = math.fsum(energies_j) + (profile.other_energy_j or 0.0)
-    assert total_j == pytest.approx(profile.plan_energy_j(walk.plan))
-    assert list(walk.plan) == list(profile.layer_names)
+    assert total_j == pytest.approx(profile.plan_energy_j(builder.plan))
+    assert list(builder.plan) == list(profile.layer_names)
 
 
 def test_layers_not_reached_yet_stay_at_the_reference(profile: ModelProfile) -> None:
-    walk = PlanBuilder(encoder_of(profile), Context(1.0))
-    assert (walk.previous, walk.layer_index, walk.done) == (None, 0, False)
-    assert walk.plan == profile.reference_plan
-    walk.assign(3)
-    assert list(walk.plan.values()) == ["int4", "fp32", "fp32", "fp32"]
-    assert (walk.previous, walk.layer_index) == ("int4", 1)
-    assert walk.context == Context(1.0)
+    builder = PlanBuilder(encoder_of(profile), Context(1.0))
+    assert (builder.previous, builder.layer_index, builder.done) == (None, 0, False)
+    assert builder.plan == profile.reference_plan
+    builder.assign(3)
+    assert list(builder.plan.values()) == ["int4", "fp32", "fp32", "fp32"]
+    assert (builder.previous, builder.layer_index) == ("int4", 1)
+    assert builder.context == Context(1.0)
 
 
-def test_a_walk_that_is_done_sees_zeros_and_takes_no_more_actions(profile: ModelProfile) -> None:
-    walk = first_actions(profile, 0)
-    assert not walk.observation.any()
-    assert walk.mask.all()
-    assert walk.plan == profile.reference_plan
+def test_a_complete_plan_sees_zeros_and_takes_no_more_actions(profile: ModelProfile) -> None:
+    builder = first_actions(profile, 0)
+    assert not builder.observation.any()
+    assert builder.mask.all()
+    assert builder.plan == profile.reference_plan
     with pytest.raises(IndexError, match="every layer has its precision already"):
-        walk.assign(0)
+        builder.assign(0)
 
 
 @pytest.mark.parametrize("action", [-1, 5, 100])
 def test_an_action_that_does_not_exist_is_refused_and_not_wrapped_around(
     profile: ModelProfile, action: int
 ) -> None:
-    walk = PlanBuilder(encoder_of(profile), Context(1.0))
+    builder = PlanBuilder(encoder_of(profile), Context(1.0))
     with pytest.raises(ValueError, match="must be from 0 to 4"):
-        walk.assign(action)
-    assert walk.layer_index == 0
+        builder.assign(action)
+    assert builder.layer_index == 0
 
 
 def test_an_action_may_be_a_numpy_integer(profile: ModelProfile) -> None:
-    walk = PlanBuilder(encoder_of(profile), Context(1.0))
-    walk.assign(np.int64(1))
-    assert walk.previous == "bf16"
+    builder = PlanBuilder(encoder_of(profile), Context(1.0))
+    builder.assign(np.int64(1))
+    assert builder.previous == "bf16"
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf])

@@ -1,4 +1,4 @@
-"""A surrogate of the drop: what plans would lose, predicted from the plans evaluated so far.
+"""A surrogate of the drop, which predicts it from the plans evaluated so far.
 
 Two Gaussian processes in a row, after Le Gratiet and Garnier (2014), "Recursive co-kriging model for design
 of computer experiments with multiple levels of fidelity", Int. J. Uncertainty Quantification 4:365-386. The
@@ -41,7 +41,7 @@ class DropSurrogate:
 
     Args:
         profile: The model's profile.
-        gate: Judges the drop; what is predicted is the judged drop. None: the drop as observed.
+        gate: Judges the drop, and the judged drop is predicted; None: the drop as observed.
     """
 
     def __init__(self, profile: ModelProfile, gate: SearchGate | None = None) -> None:
@@ -57,7 +57,7 @@ class DropSurrogate:
         """Fit to ``outcomes``; with none, the prior.
 
         Args:
-            outcomes: What was evaluated so far, each plan once.
+            outcomes: The outcomes so far, each plan once.
             previous: An earlier fit, whose kernel weights are kept, which is much faster; None: learn them.
 
         Raises:
@@ -120,7 +120,7 @@ class FittedSurrogate:
     noise_line: tuple[float, float]
 
     def predict(self, indices: Indices) -> tuple[Floats, Floats]:
-        """Predicted (judged) drop of plans and the standard deviation of what will be counted.
+        """Predicted (judged) drop of plans and the standard deviation of the drop that will be counted.
 
         Args:
             indices: Plans, (plans, layers).

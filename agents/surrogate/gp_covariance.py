@@ -1,4 +1,4 @@
-"""How alike two plans are, for a Gaussian process over plans: several kernels, each one idea.
+"""Covariance of plans, for a Gaussian process over plans: several kernels, each one idea.
 
 Everything is measured in a layer's *share* of the plan's summed sensitivity, because the logarithm of the
 drop is what is modelled: a layer that carries a tenth of the damage can change it by a tenth. Errors of two
@@ -16,7 +16,7 @@ choice     s_l t_l same_l                               a layer does, at one pre
 neighbour  sqrt(s_l s_(l+1) t_l t_(l+1))                neighbours add to or cancel each other's errors
 junction   the same, times same_l same_(l+1)            they do, at one pair of precisions
 pair       sqrt(s_l s_k t_l t_k) same_l same_k, l < k   any two layers do, at one pair of precisions
-overlap    exp(-4 (1 - mean of same_l))                 anything else, between plans that are much alike
+overlap    exp(-4 (1 - mean of same_l))                 anything else, between similar plans
 ========== ============================================ ==================================================
 """
 
@@ -34,7 +34,7 @@ Reals = NDArray[np.floating]
 KERNELS = ("constant", "trend", "layer", "choice", "neighbour", "junction", "pair", "overlap")
 """Names of the kernels, in the order in which they are returned."""
 
-# Sensitivities below this many nats are all the same: they change no prediction that can be counted.
+# Sensitivities below this many nats are treated alike: they change no prediction that can be counted.
 FLOOR_NATS = 1e-4
 # Where the trend is 0: a plan of about one percentage point of drop.
 _MIDDLE_LOG_NATS = -4.0

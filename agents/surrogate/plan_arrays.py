@@ -1,4 +1,4 @@
-"""Plans as arrays of precision indices, so that thousands of them are handled at once.
+"""Plans as arrays of precision indices, thousands at once.
 
 An index array has shape (plans, layers): entry (i, l) is the position of layer l's precision in
 ``profile.precisions``.

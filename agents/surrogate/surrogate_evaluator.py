@@ -17,13 +17,13 @@ _SAMPLES = 10**9
 
 
 class SurrogateEvaluator:
-    """Answers with predictions; never to be put into an archive.
+    """Answers with predictions, which never belong in an archive.
 
-    The surrogate predicts judged drops, so its answers are to be taken as observed, by ``SearchGate(0.5)``.
+    The surrogate predicts judged drops, so they are compared as they are, by ``SearchGate(0.5)``.
 
     Args:
         profile: The model's profile.
-        check: Called before plans are answered; may raise, to stop whoever asks.
+        check: Called before each answer; may raise, to stop a search.
 
     Attributes:
         surrogate: What predicts; None until it is first set.
@@ -51,11 +51,11 @@ class SurrogateEvaluator:
         return 0
 
     def evaluate(self, plan: PrecisionPlan) -> Outcome:
-        """What ``plan`` is expected to do."""
+        """The predicted outcome of ``plan``."""
         return self.evaluate_all([plan])[0]
 
     def evaluate_all(self, plans: Sequence[PrecisionPlan]) -> list[Outcome]:
-        """What ``plans`` are expected to do, in the order given; the divergence is that of the profile.
+        """The predicted outcomes of ``plans``, in the order given; divergences are those of the profile.
 
         Raises:
             ConfigError: If there is no surrogate yet.

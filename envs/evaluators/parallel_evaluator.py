@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Self
 
 from torch import Tensor
@@ -67,14 +67,8 @@ class ParallelEvaluator(PlanEvaluator):
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _run(self, plans: Sequence[PrecisionPlan]) -> None:
-        """Have the workers run ``plans``; a single one is run here.
-
-        Raises:
-            WorkerError: If a worker ended by itself twice, or failed.
-        """
+    def _run(self, plans: Sequence[PrecisionPlan]) -> Iterable[Outcome]:
         if self._pool is None or len(plans) == 1:
-            super()._run(plans)
-            return
-        for outcome in self._pool.evaluate(sorted(plans, key=lambda plan: tuple(plan.values()))):
-            self._outcomes[outcome.plan] = outcome
+            return super()._run(plans)
+        required = [self.profile.require_plan(plan) for plan in plans]
+        return self._pool.evaluate(sorted(required, key=lambda plan: tuple(plan.values())))

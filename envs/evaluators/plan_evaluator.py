@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from envs.evaluators.evaluator import Outcome
+from envs.evaluators.remembering_evaluator import RememberingEvaluator
 from wattbit.errors import DataError, ModelError
 from wattbit.execution.prefix_sharing import MEMORY_BYTES, PrefixSharing
 from wattbit.execution.switchable import SwitchableModel
@@ -22,7 +23,7 @@ from wattbit.profiling.profiler import divergence
 _WORST = 100.0
 
 
-class PlanEvaluator:
+class PlanEvaluator(RememberingEvaluator):
     """Runs plans on held data and remembers every outcome.
 
     Plans that are asked for together run what they begin with in common only once.
@@ -52,10 +53,9 @@ class PlanEvaluator:
         known: Mapping[PrecisionPlan, Outcome] | None = None,
         memory_bytes: int = MEMORY_BYTES,
     ) -> None:
-        self._profile = profile
+        super().__init__(profile, known)
         self._batches = inputs if isinstance(inputs, list) else list(batches(inputs, batch_size))
         self._labels = labels
-        self._outcomes = dict(known or {})
         logits = model.logits(self._batches, model.reference_plan)
         if labels.shape != logits.shape[:1]:
             raise DataError(f"{len(labels)} labels for {len(logits)} samples; give one label a sample")
@@ -67,16 +67,6 @@ class PlanEvaluator:
         self._sharing = PrefixSharing(model, self._batches[0], memory_bytes=memory_bytes)
         self._reference_log = F.log_softmax(logits, 1)
         self._reference_correct = correct(logits, labels)
-
-    @property
-    def profile(self) -> ModelProfile:
-        """The model's profile."""
-        return self._profile
-
-    @property
-    def evaluations(self) -> int:
-        """Number of distinct plans run so far, earlier runs included."""
-        return len(self._outcomes)
 
     @property
     def reference_accuracy(self) -> float:
@@ -93,36 +83,10 @@ class PlanEvaluator:
         """Number of samples a plan is run on."""
         return len(self._labels)
 
-    def evaluate(self, plan: PrecisionPlan) -> Outcome:
-        """Run ``plan`` on the search split, or recall its outcome.
-
-        Raises:
-            PlanError: If the plan is for another model or uses a precision a layer does not support.
-        """
-        outcome = self._outcomes.get(plan)
-        if outcome is None:
-            [outcome] = self.evaluate_all([plan])
-        return outcome
-
-    def evaluate_all(self, plans: Sequence[PrecisionPlan]) -> list[Outcome]:
-        """Run ``plans`` on the search split, or recall their outcomes, in the order given.
-
-        Raises:
-            PlanError: If one is for another model or uses a precision a layer does not support; none is run.
-        """
-        new = [plan for plan in dict.fromkeys(plans) if plan not in self._outcomes]
-        if new:
-            self._run([self._profile.require_plan(plan) for plan in new])
-        return [self._outcomes[plan] for plan in plans]
-
-    def __deepcopy__(self, memo: dict[int, object]) -> PlanEvaluator:
-        # Gymnasium copies the arguments of environments; what is remembered is to be shared, not copied.
-        return self
-
-    def _run(self, plans: Sequence[PrecisionPlan]) -> None:
-        """Run plans of which nothing is known yet, and remember their outcomes."""
-        for plan, logits in self._sharing.logits(self._batches, plans):
-            self._outcomes[plan] = self._outcome(plan, logits)
+    def _run(self, plans: Sequence[PrecisionPlan]) -> Iterable[Outcome]:
+        required = [self.profile.require_plan(plan) for plan in plans]
+        for plan, logits in self._sharing.logits(self._batches, required):
+            yield self._outcome(plan, logits)
 
     def _outcome(self, plan: PrecisionPlan, logits: Tensor) -> Outcome:
         values = divergence(self._reference_log, logits).double().nan_to_num(nan=_WORST, posinf=_WORST)

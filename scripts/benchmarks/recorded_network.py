@@ -7,7 +7,7 @@ processes and runs. Each search is still charged for every plan it asks for (`Ar
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -16,6 +16,7 @@ from types import MappingProxyType
 from agents.archive import Journal
 from envs.evaluators.evaluator import Outcome
 from envs.evaluators.plan_evaluator import PlanEvaluator
+from envs.evaluators.remembering_evaluator import RememberingEvaluator
 from envs.gate import SearchGate
 from pipeline.preparation import build_model, build_workload, profile_model, use_threads
 from pipeline.settings import compose_training
@@ -51,7 +52,7 @@ NETWORKS: Mapping[str, ProblemSettings] = MappingProxyType(
 """Problem -> recipe. A plan takes seconds here, so these are run only where they are asked for."""
 
 
-class RecordedNetwork:
+class RecordedNetwork(RememberingEvaluator):
     """An evaluator that recalls outcomes from any process, and runs the model for new plans only.
 
     Args:
@@ -61,51 +62,31 @@ class RecordedNetwork:
     """
 
     def __init__(self, profile: ModelProfile, folder: Path, build: Callable[[], PlanEvaluator]) -> None:
-        self._profile = profile
+        super().__init__(profile, _recorded(folder, profile))
         self._folder = folder
         self._build = build
         self._evaluator: PlanEvaluator | None = None
-        self._known = self._read()
-
-    @property
-    def profile(self) -> ModelProfile:
-        """The model's profile."""
-        return self._profile
-
-    @property
-    def evaluations(self) -> int:
-        """Number of distinct plans known."""
-        return len(self._known)
-
-    def evaluate(self, plan: PrecisionPlan) -> Outcome:
-        """The outcome of ``plan``; raises as `PlanEvaluator.evaluate`."""
-        return self.evaluate_all([plan])[0]
-
-    def evaluate_all(self, plans: Sequence[PrecisionPlan]) -> list[Outcome]:
-        """The outcome of each of ``plans``, in the order given; raises as `PlanEvaluator.evaluate_all`."""
-        new = [plan for plan in dict.fromkeys(plans) if plan not in self._known]
-        if new:
-            self._evaluator = self._evaluator or self._build()
-            with Journal(self._folder / _OUTCOMES.replace("*", str(os.getpid()))) as journal:
-                for outcome in self._evaluator.evaluate_all(new):
-                    self._known[outcome.plan] = outcome
-                    journal.append(outcome, "run")
-        return [self._known[plan] for plan in plans]
 
     def optimum(self, tolerance_pp: float, gate: SearchGate) -> Outcome:
         """The cheapest plan that passes ``gate`` among all that any process has run: the best one known."""
-        passing = [o for o in self._read().values() if gate.passes(o.counts, tolerance_pp)]
+        passing = [
+            o for o in _recorded(self._folder, self.profile).values() if gate.passes(o.counts, tolerance_pp)
+        ]
         return min(passing, key=lambda outcome: outcome.energy_j)
 
-    def __deepcopy__(self, memo: dict[int, object]) -> RecordedNetwork:
-        # Gymnasium copies the arguments of environments; what is known is to be shared, not copied.
-        return self
+    def _run(self, plans: Sequence[PrecisionPlan]) -> Iterator[Outcome]:
+        self._evaluator = self._evaluator or self._build()
+        with Journal(self._folder / _OUTCOMES.replace("*", str(os.getpid()))) as journal:
+            for outcome in self._evaluator.evaluate_all(plans):
+                journal.append(outcome, "run")
+                yield outcome
 
-    def _read(self) -> dict[PrecisionPlan, Outcome]:
-        known: dict[PrecisionPlan, Outcome] = {}
-        for path in sorted(self._folder.glob(_OUTCOMES)):
-            known |= {outcome.plan: outcome for outcome, _ in Journal(path).read(self._profile)}
-        return known
+
+def _recorded(folder: Path, profile: ModelProfile) -> dict[PrecisionPlan, Outcome]:
+    known: dict[PrecisionPlan, Outcome] = {}
+    for path in sorted(folder.glob(_OUTCOMES)):
+        known |= {outcome.plan: outcome for outcome, _ in Journal(path).read(profile)}
+    return known
 
 
 @cache
