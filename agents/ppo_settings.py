@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from wattbit.errors import require_at_least
+
 
 @dataclass(frozen=True, slots=True)
 class RolloutSettings:
@@ -13,10 +15,16 @@ class RolloutSettings:
     Attributes:
         n_envs: Environments stepped side by side.
         episodes: Episodes in a rollout, rounded up to a multiple of ``n_envs``.
+
+    Raises:
+        ConfigError: If a number is below 1.
     """
 
     n_envs: int = 8
     episodes: int = 64
+
+    def __post_init__(self) -> None:
+        require_at_least(1, n_envs=self.n_envs, episodes=self.episodes)
 
 
 @dataclass(frozen=True, slots=True)

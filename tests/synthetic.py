@@ -140,7 +140,7 @@ def make_outcome(
     return Outcome(plan, energy_j, energy_j * 1e3, PairedCounts(samples, lost, gained), divergence)
 
 
-class SyntheticEvaluator(RememberingEvaluator):
+class FormulaEvaluator(RememberingEvaluator):
     """Evaluates plans by formula: sensitivities add up, but neighbours interact.
 
     Two neighbours of equal family cancel half of their errors; two neighbours at the narrowest precision

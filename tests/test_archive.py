@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from synthetic import PRECISIONS, SyntheticEvaluator, all_plans, make_outcome, make_profile
+from synthetic import PRECISIONS, FormulaEvaluator, all_plans, make_outcome, make_profile
 
 from agents.archive import Archive, ArchivingEvaluator, Journal
 from agents.stopping import BudgetSpent
@@ -116,7 +116,7 @@ def test_a_plan_that_breaks_a_hard_limit_is_never_the_result() -> None:
 
 
 def test_a_method_is_charged_for_every_plan_it_asks_for_once() -> None:
-    inner, own = SyntheticEvaluator(PROFILE), archive()
+    inner, own = FormulaEvaluator(PROFILE), archive()
     inner.evaluate(plan(0))  # another method was here first
     evaluator = ArchivingEvaluator(inner, "mine", (own,))
     for index in (0, 1, 1, 0):
@@ -128,7 +128,7 @@ def test_a_method_is_charged_for_every_plan_it_asks_for_once() -> None:
 
 
 def test_a_budget_refuses_the_first_plan_too_many_before_it_runs() -> None:
-    inner = SyntheticEvaluator(PROFILE)
+    inner = FormulaEvaluator(PROFILE)
     evaluator = ArchivingEvaluator(inner, "mine", (), budget=2)
     evaluator.charge([plan(5)])
     evaluator.evaluate(plan(0))
@@ -151,7 +151,7 @@ def test_a_budget_refuses_the_first_plan_too_many_before_it_runs() -> None:
 def test_a_list_is_evaluated_in_its_order_as_far_as_the_budget_goes(
     asked: list[int], evaluated: list[int] | None
 ) -> None:
-    inner, own = SyntheticEvaluator(PROFILE), archive()
+    inner, own = FormulaEvaluator(PROFILE), archive()
     evaluator = ArchivingEvaluator(inner, "mine", (own,), budget=4)
     evaluator.charge([plan(5)])
     plans = [plan(index) for index in asked]
@@ -171,7 +171,7 @@ def test_a_list_is_evaluated_in_its_order_as_far_as_the_budget_goes(
 def test_a_list_costs_and_archives_what_its_plans_do_one_by_one(asked: list[int], budget: int) -> None:
     archives = archive(), archive()
     together, single = (
-        ArchivingEvaluator(SyntheticEvaluator(PROFILE), "mine", (own,), budget) for own in archives
+        ArchivingEvaluator(FormulaEvaluator(PROFILE), "mine", (own,), budget) for own in archives
     )
     refused = []
     runs: tuple[Callable[[], object], ...] = (
@@ -198,7 +198,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def write(path: Path, count: int = 3) -> list[Outcome]:
-    evaluator = SyntheticEvaluator(PROFILE)
+    evaluator = FormulaEvaluator(PROFILE)
     written = [evaluator.evaluate(plan(index)) for index in range(count)]
     with Journal(path) as journal:
         for outcome in written:

@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from synthetic import ALL, SyntheticEvaluator, make_profile
+from synthetic import ALL, FormulaEvaluator, make_profile
 
 from agents.archive import Archive, ArchivingEvaluator
 from agents.baselines import ILP, Greedy, Random, Uniform, greedy_path, uniform_plans
@@ -22,8 +22,8 @@ def search(
     method: SearchMethod, profile: ModelProfile, budget: int, seed: int = 0
 ) -> tuple[list[PrecisionPlan], list[tuple[int, int, str]]]:
     """The plans that a method asks for, in order, and what it reports. The budget is not enforced here."""
-    inner = SyntheticEvaluator(profile)
-    own = Archive(SyntheticEvaluator(profile).evaluate(profile.reference_plan), SearchGate())
+    inner = FormulaEvaluator(profile)
+    own = Archive(FormulaEvaluator(profile).evaluate(profile.reference_plan), SearchGate())
     reports: list[tuple[int, int, str]] = []
     evaluator = ArchivingEvaluator(inner, method.name, (own,))
     task = SearchTask(evaluator, own, (1.0,), budget, seed, lambda *report: reports.append(report))

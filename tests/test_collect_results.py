@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import pytest
 from quick_ppo import quick_agent
-from synthetic import Comparisons, StubModel, SyntheticEvaluator, make_profile
+from synthetic import Comparisons, FormulaEvaluator, StubModel, make_profile
 
 from agents.archive import Archive
 from agents.baselines import ILP, Greedy, Random, Uniform
@@ -40,7 +40,7 @@ TOLERANCES = (0.5, 1.0, 2.0, 4.0)
 def comparison(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SearchComparison]:
     """A search by every method."""
     comparisons = Comparisons(tmp_path_factory.mktemp("run"))
-    made = comparisons.make(SyntheticEvaluator(PROFILE))
+    made = comparisons.make(FormulaEvaluator(PROFILE))
     for method in (Uniform(), Greedy(), ILP(), Random()):
         made.run(method, 15, 0)
     made.run(
@@ -55,7 +55,7 @@ def comparison(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SearchCompa
 
 def held_out(samples: int = 2000) -> SplitEvaluator:
     """A split that agrees with the search split."""
-    evaluator = SyntheticEvaluator(PROFILE, samples=samples)
+    evaluator = FormulaEvaluator(PROFILE, samples=samples)
     return StubModel(PROFILE, lambda plan: evaluator.evaluate(plan).counts.reference_only).held_out(samples)
 
 
@@ -120,7 +120,7 @@ def test_every_method_has_a_plan_for_every_tolerance_and_uniform_plans_have_each
 
 def test_an_interrupted_comparison_has_plans_of_the_methods_that_ran(tmp_path: Path) -> None:
     comparisons = Comparisons(tmp_path)
-    comparison = comparisons.make(SyntheticEvaluator(PROFILE))
+    comparison = comparisons.make(FormulaEvaluator(PROFILE))
     comparison.run(Uniform(), 2, 0)
     comparison.stop.request()
     comparison.run(Greedy(), 10, 0)

@@ -7,7 +7,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from synthetic import SyntheticEvaluator, make_profile
+from synthetic import FormulaEvaluator, make_profile
 
 from envs.continuous_action import ContinuousActionEnv, by_energy
 from envs.layer_precision import LayerPrecisionEnv
@@ -17,7 +17,7 @@ PROFILE = make_profile(4, missing={1: ("int8", "int2"), 3: ("bf16",)})
 
 
 def make_env(profile: ModelProfile = PROFILE) -> ContinuousActionEnv:
-    return ContinuousActionEnv(LayerPrecisionEnv(SyntheticEvaluator(profile)))
+    return ContinuousActionEnv(LayerPrecisionEnv(FormulaEvaluator(profile)))
 
 
 def act(value: float) -> np.ndarray:
@@ -65,7 +65,7 @@ def test_zero_is_the_cheapest_and_one_the_dearest_precision_of_each_layer() -> N
 def test_the_whole_reward_comes_at_the_end_and_is_what_the_discrete_environment_gives() -> None:
     values = [0.1, 0.5, 0.9, 0.3]
     rewards, info = play(make_env(), values)
-    inner = LayerPrecisionEnv(SyntheticEvaluator(PROFILE))
+    inner = LayerPrecisionEnv(FormulaEvaluator(PROFILE))
     inner.reset(seed=0, options={"tolerance_pp": 1.0})
     total = sum(float(inner.step(PROFILE.precisions.index(name))[1]) for name in info["plan"].values())
     assert rewards[:-1] == [0.0, 0.0, 0.0]

@@ -3,7 +3,7 @@
 from functools import partial
 
 import pytest
-from synthetic import SyntheticEvaluator, make_profile
+from synthetic import FormulaEvaluator, make_profile
 
 from agents.archive import Archive, ArchivingEvaluator
 from agents.ddpg import DDPG, DecayingNoise
@@ -19,8 +19,8 @@ MAKE_ENV = partial(LayerPrecisionEnv, gate=SearchGate(0.5), tolerance_range_pp=(
 
 def search(profile: ModelProfile, budget: int, seed: int = 0, enforced: bool = False) -> list[PrecisionPlan]:
     """The plans run."""
-    inner = SyntheticEvaluator(profile)
-    archive = Archive(SyntheticEvaluator(profile).evaluate(profile.reference_plan), SearchGate())
+    inner = FormulaEvaluator(profile)
+    archive = Archive(FormulaEvaluator(profile).evaluate(profile.reference_plan), SearchGate())
     evaluator = ArchivingEvaluator(inner, "ddpg", (archive,), budget if enforced else None)
     method = DDPG(make_env=MAKE_ENV)
     method.search(SearchTask(evaluator, archive, (1.0,), budget, seed))

@@ -7,20 +7,20 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from synthetic import SyntheticEvaluator, make_profile
+from synthetic import FormulaEvaluator, make_profile
 
 from agents.surrogate.drop_surrogate import DropSurrogate, FittedSurrogate
 from agents.surrogate.plan_arrays import PlanArrays
 from envs.evaluators.evaluator import Outcome
 from envs.gate import SearchGate
-from envs.synthetic import SyntheticEvaluator as InteractingLayers
+from envs.synthetic import SyntheticEvaluator
 from wattbit.profile import ModelProfile
 
 
 @cache
 def fitted() -> tuple[ModelProfile, list[Outcome], FittedSurrogate, list[Outcome]]:
     """A surrogate of twenty layers, what it was fitted to, and what it was not."""
-    evaluator = InteractingLayers(20, seed=1)
+    evaluator = SyntheticEvaluator(20, seed=1)
     rng = np.random.default_rng(0)
     # Mostly wide, so that drops lie between 0 and some points.
     drawn = np.unique(rng.choice(4, (400, 20), p=(0.25, 0.5, 0.2, 0.05)), axis=0)
@@ -98,7 +98,7 @@ def test_any_few_outcomes_give_finite_predictions(layers: int, seed: int, count:
     profile = make_profile(layers, seed=seed, missing={0: ("int8",)})
     rng = np.random.default_rng(seed)
     drawn = rng.integers(0, 2, (count, layers)) * 4
-    outcomes = SyntheticEvaluator(profile, samples=50).evaluate_all(
+    outcomes = FormulaEvaluator(profile, samples=50).evaluate_all(
         PlanArrays.of(profile).plans(np.unique(drawn, axis=0))
     )
     surrogate = DropSurrogate(profile).fit(outcomes)

@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 from sb3_contrib import MaskablePPO
-from synthetic import SyntheticEvaluator, make_profile
+from synthetic import FormulaEvaluator, make_profile
 from torch import Tensor
 
 from envs.layer_precision import LayerPrecisionEnv
@@ -54,7 +54,7 @@ def test_a_difference_in_any_output_shows(
 
 def test_a_rollout_draws_plans_that_the_model_supports_and_the_same_with_the_same_seed() -> None:
     profile = make_profile(5, missing={1: ("int2", "bf16")})
-    env = PlanVecEnv([partial(LayerPrecisionEnv, SyntheticEvaluator(profile))])
+    env = PlanVecEnv([partial(LayerPrecisionEnv, FormulaEvaluator(profile))])
     agent = MaskablePPO("MlpPolicy", env, n_steps=5, batch_size=5, seed=0, device="cpu")
     plans = bench.rollout(agent, env.envs[0], 40, 3)
     assert len(plans) == 40

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 from sb3_contrib import MaskablePPO
-from synthetic import ALL, SyntheticEvaluator, make_profile
+from synthetic import ALL, FormulaEvaluator, make_profile
 from torch import nn
 
 from agents.export import export_policy
@@ -20,7 +20,7 @@ def train(net_arch: list[int], activation: type[nn.Module] = nn.Tanh) -> Maskabl
     """An agent, trained for a moment so that no weight is as it was made."""
     agent = MaskablePPO(
         "MlpPolicy",
-        LayerPrecisionEnv(SyntheticEvaluator(PROFILE)),
+        LayerPrecisionEnv(FormulaEvaluator(PROFILE)),
         policy_kwargs={"net_arch": net_arch, "activation_fn": activation},
         learning_rate=1e-2,
         n_steps=64,
@@ -51,7 +51,7 @@ def test_the_exported_policy_proposes_the_plan_that_the_agent_walks_to() -> None
     agent = train([64, 64])
     policy = export_policy(agent, PROFILE.precisions, 10.0)
     for tolerance in (0.2, 1.0, 4.0):
-        env = LayerPrecisionEnv(SyntheticEvaluator(PROFILE))
+        env = LayerPrecisionEnv(FormulaEvaluator(PROFILE))
         observation, _ = env.reset(options={"tolerance_pp": tolerance})
         over = False
         info: dict[str, Any] = {}

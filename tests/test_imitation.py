@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from sb3_contrib import MaskablePPO
-from synthetic import SyntheticEvaluator, all_plans, make_profile
+from synthetic import FormulaEvaluator, all_plans, make_profile
 
 from agents.archive import Archive
 from agents.imitation import Demonstrations, demonstrate, imitate
@@ -16,7 +16,7 @@ TOLERANCES = np.geomspace(0.1, 4.0, 6)
 
 @pytest.fixture
 def env() -> LayerPrecisionEnv:
-    return LayerPrecisionEnv(SyntheticEvaluator(make_profile(3, missing={0: ("int2",)})))
+    return LayerPrecisionEnv(FormulaEvaluator(make_profile(3, missing={0: ("int2",)})))
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from gymnasium.utils.env_checker import check_env
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from stable_baselines3.common.vec_env import DummyVecEnv
-from synthetic import PRECISIONS, StubModel, SyntheticEvaluator, make_profile, make_split
+from synthetic import PRECISIONS, FormulaEvaluator, StubModel, make_profile, make_split
 
 from envs.evaluators.plan_evaluator import PlanEvaluator
 from envs.gate import SearchGate
@@ -26,7 +26,7 @@ MISSING = {0: ("int2",), 2: ("bf16", "int4")}
 
 def make_env(**arguments: Any) -> LayerPrecisionEnv:
     """An environment over a small model that does not support everything everywhere."""
-    return LayerPrecisionEnv(SyntheticEvaluator(make_profile(4, missing=MISSING)), **arguments)
+    return LayerPrecisionEnv(FormulaEvaluator(make_profile(4, missing=MISSING)), **arguments)
 
 
 def play(env: LayerPrecisionEnv, choices: list[int]) -> tuple[list[str], list[float], dict[str, Any]]:
@@ -52,7 +52,7 @@ def play(env: LayerPrecisionEnv, choices: list[int]) -> tuple[list[str], list[fl
 
 @pytest.mark.parametrize("missing", [{}, MISSING])
 def test_gymnasium_finds_nothing_to_complain_about(missing: dict[int, tuple[str, ...]]) -> None:
-    evaluator = SyntheticEvaluator(make_profile(4, missing=missing))
+    evaluator = FormulaEvaluator(make_profile(4, missing=missing))
     if not missing:  # the checker draws any action, masked or not
         check_env(gymnasium.make("wattbit/LayerPrecision-v0", evaluator=evaluator).unwrapped)
     env = gymnasium.make("wattbit/LayerPrecision-v0", evaluator=evaluator)
@@ -62,7 +62,7 @@ def test_gymnasium_finds_nothing_to_complain_about(missing: dict[int, tuple[str,
 
 
 def test_stable_baselines_finds_nothing_to_complain_about() -> None:
-    sb3_checker.check_env(LayerPrecisionEnv(SyntheticEvaluator(make_profile(4))))
+    sb3_checker.check_env(LayerPrecisionEnv(FormulaEvaluator(make_profile(4))))
 
 
 def test_an_environment_with_a_model_in_it_passes_the_checks_too() -> None:
@@ -75,7 +75,7 @@ def test_an_environment_with_a_model_in_it_passes_the_checks_too() -> None:
 
 
 def test_rendering_shows_the_plan_so_far() -> None:
-    evaluator = SyntheticEvaluator(make_profile(3))
+    evaluator = FormulaEvaluator(make_profile(3))
     env = gymnasium.make("wattbit/LayerPrecision-v0", evaluator=evaluator, render_mode="ansi")
     env.reset(seed=0)
     env.step(2)
@@ -152,7 +152,7 @@ def test_an_observation_says_what_its_names_promise() -> None:
 def test_observations_stay_bounded_whatever_is_asked(
     tolerance: float, price: float, pp_per_nat: float, seed: int
 ) -> None:
-    env = LayerPrecisionEnv(SyntheticEvaluator(make_profile(3, seed=seed)), pp_per_nat=pp_per_nat)
+    env = LayerPrecisionEnv(FormulaEvaluator(make_profile(3, seed=seed)), pp_per_nat=pp_per_nat)
     observation, _ = env.reset(options={"tolerance_pp": tolerance, "energy_price": price})
     assert env.observation_space.contains(observation)
     play(env, [4, 1, 2])
@@ -174,7 +174,7 @@ def test_rewards_add_up_to_energy_saved_less_the_penalty(
     choices: list[int], tolerance: float, price: float, seed: int, other_j: float | None, alpha: float
 ) -> None:
     profile = make_profile(4, seed=seed, missing=MISSING, other_energy_j=other_j)
-    evaluator, gate = SyntheticEvaluator(profile), SearchGate(alpha)
+    evaluator, gate = FormulaEvaluator(profile), SearchGate(alpha)
     env = LayerPrecisionEnv(evaluator, gate=gate, penalty=3.0, divergence_weight=0.1)
     env.reset(options={"tolerance_pp": tolerance, "energy_price": price})
     names, rewards, info = play(env, choices)
@@ -196,7 +196,7 @@ def test_rewards_add_up_to_energy_saved_less_the_penalty(
 
 def test_the_plan_that_is_run_is_the_plan_that_was_chosen() -> None:
     env = make_env()
-    evaluator = cast(SyntheticEvaluator, env.evaluator)
+    evaluator = cast(FormulaEvaluator, env.evaluator)
     env.reset(seed=0)
     names, _, info = play(env, [2, 3, 1, 0])
     assert [list(plan.values()) for plan in evaluator.ran] == [names]
@@ -204,7 +204,7 @@ def test_the_plan_that_is_run_is_the_plan_that_was_chosen() -> None:
 
 
 def test_the_reference_breaks_no_tolerance_however_small_the_split() -> None:
-    env = LayerPrecisionEnv(SyntheticEvaluator(make_profile(3), samples=5))
+    env = LayerPrecisionEnv(FormulaEvaluator(make_profile(3), samples=5))
     env.reset(options={"tolerance_pp": 0.01})
     _, rewards, info = play(env, [0, 0, 0])
     assert sum(rewards) == 0.0
@@ -212,7 +212,7 @@ def test_the_reference_breaks_no_tolerance_however_small_the_split() -> None:
 
 
 def test_a_saving_never_pays_for_a_broken_tolerance_many_times_over() -> None:
-    env = LayerPrecisionEnv(SyntheticEvaluator(make_profile(3), pp_per_nat=1e5))
+    env = LayerPrecisionEnv(FormulaEvaluator(make_profile(3), pp_per_nat=1e5))
     env.reset(options={"tolerance_pp": 0.01})
     _, rewards, info = play(env, [4, 4, 4])
     assert not info["feasible"]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from synthetic import SyntheticEvaluator, all_plans, make_profile
+from synthetic import FormulaEvaluator, all_plans, make_profile
 
 from agents.archive import Archive, ArchivingEvaluator
 from agents.baselines import ILP
@@ -24,8 +24,8 @@ def search(
     profile: ModelProfile, budget: int, *, seed: int = 0, method: SearchMethod | None = None
 ) -> tuple[Archive, list[PrecisionPlan]]:
     """The archive and the plans run; the budget is not enforced here."""
-    inner = SyntheticEvaluator(profile)
-    archive = Archive(SyntheticEvaluator(profile).evaluate(profile.reference_plan), SearchGate(0.5))
+    inner = FormulaEvaluator(profile)
+    archive = Archive(FormulaEvaluator(profile).evaluate(profile.reference_plan), SearchGate(0.5))
     evaluator = ArchivingEvaluator(inner, "nsga2", (archive,))
     (method or NSGA2()).search(SearchTask(evaluator, archive, TOLERANCES_PP, budget, seed))
     return archive, inner.ran

@@ -5,7 +5,7 @@ import math
 import pytest
 import tiny
 import torch
-from synthetic import StubModel, SyntheticEvaluator, make_profile, make_split
+from synthetic import FormulaEvaluator, StubModel, make_profile, make_split
 from torch import Tensor
 
 from envs.evaluators.evaluator import Outcome
@@ -176,7 +176,7 @@ def test_plans_of_a_real_model_share_work_and_have_the_outcomes_they_have_alone(
 
 def test_the_made_up_evaluator_has_interactions_that_no_sum_of_sensitivities_shows() -> None:
     profile = make_profile(2)
-    evaluator = SyntheticEvaluator(profile)
+    evaluator = FormulaEvaluator(profile)
     worst = PrecisionPlan.uniform(profile.layer_names, "int2")
     same = PrecisionPlan.uniform(profile.layer_names, "int8")
     assert evaluator.divergence(worst) > profile.plan_sensitivity(worst)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sb3_contrib import MaskablePPO
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor
-from synthetic import SyntheticEvaluator, make_profile
+from synthetic import FormulaEvaluator, make_profile
 
 from agents.archive import Archive, ArchivingEvaluator
 from agents.stopping import BudgetSpent
@@ -25,7 +25,7 @@ from wattbit.plan import PrecisionPlan
 PROFILE = make_profile(4, missing={0: ("int2",), 2: ("bf16", "int4")})
 
 
-class Counting(SyntheticEvaluator):
+class Counting(FormulaEvaluator):
     """Remembers how many plans were asked for at a time."""
 
     def __init__(self) -> None:

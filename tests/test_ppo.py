@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from quick_ppo import quick_agent
-from synthetic import Comparisons, SyntheticEvaluator, make_profile
+from synthetic import Comparisons, FormulaEvaluator, make_profile
 
 from agents.archive import Archive, ArchivingEvaluator
 from agents.baselines import ILP, Greedy
@@ -46,17 +46,17 @@ def compare(tmp_path: Path) -> Iterator[Comparisons]:
     comparisons.close()
 
 
-def make_task(budget: int = 1000, seed: int = 0) -> tuple[SearchTask, SyntheticEvaluator]:
+def make_task(budget: int = 1000, seed: int = 0) -> tuple[SearchTask, FormulaEvaluator]:
     """A search with an empty archive, whose budget nothing enforces but the method."""
-    evaluator = SyntheticEvaluator(PROFILE)
-    archive = Archive(SyntheticEvaluator(PROFILE).evaluate(PROFILE.reference_plan), SearchGate())
+    evaluator = FormulaEvaluator(PROFILE)
+    archive = Archive(FormulaEvaluator(PROFILE).evaluate(PROFILE.reference_plan), SearchGate())
     task = SearchTask(ArchivingEvaluator(evaluator, "ppo", (archive,)), archive, (0.5, 2.0), budget, seed)
     return task, evaluator
 
 
 def search(compare: Comparisons, method: PPOSearch, budget: int = 60, seed: int = 0) -> SearchComparison:
     """Baselines, then the method."""
-    comparison = compare.make(SyntheticEvaluator(PROFILE))
+    comparison = compare.make(FormulaEvaluator(PROFILE))
     for baseline in (Greedy(), ILP()):
         comparison.run(baseline, 15, seed)
     assert comparison.run(method, budget, seed, seeded=True)
@@ -105,7 +105,7 @@ def test_equal_seeds_ask_for_equal_plans_and_others_do_not() -> None:
 
 
 def test_demonstrations_are_not_charged_to_the_budget(compare: Comparisons) -> None:
-    comparison = compare.make(SyntheticEvaluator(PROFILE))
+    comparison = compare.make(FormulaEvaluator(PROFILE))
     comparison.run(ILP(), 15, 0)
     method = make_ppo(total_timesteps=0)
     comparison.run(method, 10, 0, seeded=True)
@@ -179,7 +179,7 @@ def test_every_rollout_holds_whole_episodes_whatever_the_numbers(n_envs: int, ep
 
 
 def test_a_model_of_one_layer_can_be_trained_too() -> None:
-    evaluator = SyntheticEvaluator(make_profile(1))
+    evaluator = FormulaEvaluator(make_profile(1))
     archive = Archive(evaluator.evaluate(evaluator.profile.reference_plan), SearchGate())
     method = make_ppo(n_envs=1, episodes=1, total_timesteps=20)
     method.search(SearchTask(ArchivingEvaluator(evaluator, "ppo", (archive,)), archive, (1.0,), 50, 0))
@@ -208,9 +208,9 @@ def test_minibatches_divide_a_rollout(number: int, wanted: int, divisor: int) ->
 
 def interrupted(
     compare: Comparisons, after: int, method: PPOSearch
-) -> tuple[SyntheticEvaluator, SearchComparison]:
+) -> tuple[FormulaEvaluator, SearchComparison]:
     """A search that somebody stops once the method has run ``after`` plans."""
-    evaluator, stop = SyntheticEvaluator(PROFILE), StopRule()
+    evaluator, stop = FormulaEvaluator(PROFILE), StopRule()
     comparison = compare.make(evaluator, stop)
     comparison.run(ILP(), 15, 0)
     before = len(evaluator.ran)
@@ -245,7 +245,7 @@ def test_a_resumed_agent_goes_on_where_it_was_and_repeats_no_plan(
     known = compare.entries(PROFILE)
     assert first.ppo.model is not None
 
-    evaluator = SyntheticEvaluator(PROFILE, known=[outcome for outcome, _ in known])
+    evaluator = FormulaEvaluator(PROFILE, known=[outcome for outcome, _ in known])
     comparison = compare.make(evaluator)
     comparison.run(ILP(), 15, 0)
     # Another constant would give the network other features than it was trained on.
@@ -340,7 +340,7 @@ def test_a_checkpoint_that_cannot_be_read_is_refused_in_one_line(tmp_path: Path,
 def test_a_checkpoint_for_another_model_is_refused_in_one_line(tmp_path: Path) -> None:
     checkpoint = tmp_path / "ppo.zip"
     make_ppo(checkpoint=checkpoint, total_timesteps=64).search(make_task()[0])
-    evaluator = SyntheticEvaluator(make_profile(4, ("fp32", "int8")))
+    evaluator = FormulaEvaluator(make_profile(4, ("fp32", "int8")))
     archive = Archive(evaluator.evaluate(evaluator.profile.reference_plan), SearchGate())
     with pytest.raises(ConfigError, match="cannot go on with the agent") as refused:
         make_ppo(checkpoint=checkpoint).search(SearchTask(evaluator, archive, (1.0,), 5, 0))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from synthetic import SyntheticEvaluator, make_profile
+from synthetic import FormulaEvaluator, make_profile
 
 from envs.evaluators.plan_evaluator import PlanEvaluator
 from envs.gate import SearchGate
@@ -31,7 +31,7 @@ class Runs:
 
     def build(self) -> PlanEvaluator:
         self.built += 1
-        runs, made_up = self, SyntheticEvaluator(PROFILE)
+        runs, made_up = self, FormulaEvaluator(PROFILE)
 
         class Evaluator:
             def evaluate_all(self, plans: list[PrecisionPlan]) -> object:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from synthetic import Comparisons, SyntheticEvaluator, all_plans, make_outcome, make_profile
+from synthetic import Comparisons, FormulaEvaluator, all_plans, make_outcome, make_profile
 
 from agents.baselines import ILP, Greedy, Random, Uniform
 from agents.search_comparison import SearchComparison
@@ -49,7 +49,7 @@ def journal_lines(compare: Comparisons) -> list[tuple[str, PrecisionPlan]]:
 
 
 def test_each_method_is_judged_by_its_own_plans_at_its_own_cost(compare: Comparisons) -> None:
-    comparison = compare.make(SyntheticEvaluator(PROFILE))
+    comparison = compare.make(FormulaEvaluator(PROFILE))
     assert comparison.run(Scripted("first", PLANS[:4]), 10, 0)
     assert comparison.run(Scripted("second", PLANS[2:5]), 10, 0)
     first, second = comparison.runs
@@ -62,7 +62,7 @@ def test_each_method_is_judged_by_its_own_plans_at_its_own_cost(compare: Compari
 
 
 def test_what_another_method_ran_before_costs_no_time_but_counts(compare: Comparisons) -> None:
-    evaluator = SyntheticEvaluator(PROFILE)
+    evaluator = FormulaEvaluator(PROFILE)
     comparison = compare.make(evaluator)
     comparison.run(Scripted("first", PLANS[:4]), 10, 0)
     ran = len(evaluator.ran)
@@ -72,7 +72,7 @@ def test_what_another_method_ran_before_costs_no_time_but_counts(compare: Compar
 
 
 def test_no_method_gets_a_plan_more_than_its_budget(compare: Comparisons) -> None:
-    evaluator = SyntheticEvaluator(PROFILE)
+    evaluator = FormulaEvaluator(PROFILE)
     comparison = compare.make(evaluator)
     greedy_for_plans = Scripted("rogue", PLANS)
     assert comparison.run(greedy_for_plans, 7, 0)
@@ -84,7 +84,7 @@ def test_no_method_gets_a_plan_more_than_its_budget(compare: Comparisons) -> Non
 def test_a_seeded_method_starts_from_the_common_archive_and_answers_for_all_of_it(
     compare: Comparisons,
 ) -> None:
-    comparison = compare.make(SyntheticEvaluator(PROFILE))
+    comparison = compare.make(FormulaEvaluator(PROFILE))
     comparison.run(Scripted("first", PLANS[:4]), 10, 0)
     seeded = Scripted("ppo", PLANS[3:9])
     assert comparison.run(seeded, 6, 0, seeded=True)
@@ -97,7 +97,7 @@ def test_a_seeded_method_starts_from_the_common_archive_and_answers_for_all_of_i
 
 @pytest.mark.parametrize("after", [0, 1, 5])
 def test_an_interrupted_search_keeps_everything(compare: Comparisons, after: int) -> None:
-    evaluator, stop = SyntheticEvaluator(PROFILE), StopRule()
+    evaluator, stop = FormulaEvaluator(PROFILE), StopRule()
     comparison = compare.make(evaluator, stop)
 
     def interrupt(plan: PrecisionPlan) -> None:
@@ -120,7 +120,7 @@ def test_an_interrupted_search_keeps_everything(compare: Comparisons, after: int
 def test_a_time_limit_ends_the_search(compare: Comparisons, monkeypatch: pytest.MonkeyPatch) -> None:
     now = time.monotonic()
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    evaluator, stop = SyntheticEvaluator(PROFILE), StopRule(3.5)
+    evaluator, stop = FormulaEvaluator(PROFILE), StopRule(3.5)
     comparison = compare.make(evaluator, stop)
 
     def take_a_second(plan: PrecisionPlan) -> None:
@@ -134,7 +134,7 @@ def test_a_time_limit_ends_the_search(compare: Comparisons, monkeypatch: pytest.
 
 
 def test_a_resumed_search_runs_no_plan_twice_and_gives_no_method_more_budget(compare: Comparisons) -> None:
-    evaluator, stop = SyntheticEvaluator(PROFILE), StopRule()
+    evaluator, stop = FormulaEvaluator(PROFILE), StopRule()
     first = compare.make(evaluator, stop)
     first.run(Scripted("baseline", PLANS[:5]), 10, 0)
     evaluator.before_run = lambda plan: stop.request() if plan == PLANS[7] else None
@@ -143,7 +143,7 @@ def test_a_resumed_search_runs_no_plan_twice_and_gives_no_method_more_budget(com
     assert first.runs[-1].evaluations == 8
 
     known = [outcome for outcome, _ in compare.entries(PROFILE)]
-    again = SyntheticEvaluator(PROFILE, known=known)
+    again = FormulaEvaluator(PROFILE, known=known)
     second = compare.make(again)
     assert [o.plan for o in second.archive] == PLANS[:8]
     assert second.run(Scripted("baseline", PLANS[:5]), 10, 0)
@@ -168,7 +168,7 @@ class AllAtOnce(Scripted):
 
 
 def test_plans_asked_for_together_cost_what_they_cost_one_by_one(compare: Comparisons) -> None:
-    comparison = compare.make(SyntheticEvaluator(PROFILE))
+    comparison = compare.make(FormulaEvaluator(PROFILE))
     method = AllAtOnce("together", [*PLANS[:50], *PLANS[20:60]])
     assert comparison.run(method, 60, 0)
     assert method.asked == [*PLANS[:50], *PLANS[20:60]]
@@ -180,7 +180,7 @@ def test_plans_asked_for_together_cost_what_they_cost_one_by_one(compare: Compar
 
 
 def test_plans_asked_for_together_are_kept_as_far_as_the_budget_goes(compare: Comparisons) -> None:
-    evaluator = SyntheticEvaluator(PROFILE)
+    evaluator = FormulaEvaluator(PROFILE)
     comparison = compare.make(evaluator)
     assert comparison.run(AllAtOnce("rogue", PLANS), 40, 0)
     assert {o.plan for o in comparison.archive} == set(PLANS[:40])
@@ -189,7 +189,7 @@ def test_plans_asked_for_together_are_kept_as_far_as_the_budget_goes(compare: Co
 
 
 def test_an_interruption_amid_plans_asked_for_together_loses_none_that_was_kept(compare: Comparisons) -> None:
-    evaluator, stop = SyntheticEvaluator(PROFILE), StopRule()
+    evaluator, stop = FormulaEvaluator(PROFILE), StopRule()
     comparison = compare.make(evaluator, stop)
     evaluator.before_run = lambda plan: stop.request() if len(evaluator.ran) == 40 else None
     assert not comparison.run(AllAtOnce("method", PLANS[:90]), 200, 0)
@@ -197,13 +197,13 @@ def test_an_interruption_amid_plans_asked_for_together_loses_none_that_was_kept(
     assert 40 <= len(found) < 90
     assert found == [plan for _, plan in journal_lines(compare)]
     known = [outcome for outcome, _ in compare.entries(PROFILE)]
-    again = SyntheticEvaluator(PROFILE, known=known)
+    again = FormulaEvaluator(PROFILE, known=known)
     assert compare.make(again).run(AllAtOnce("method", PLANS[:90]), 200, 0)
     assert not set(again.ran) & set(found)
 
 
 def test_outcomes_on_another_number_of_samples_are_not_mixed_in(compare: Comparisons) -> None:
-    comparison = compare.make(SyntheticEvaluator(PROFILE, samples=1000))
+    comparison = compare.make(FormulaEvaluator(PROFILE, samples=1000))
     outcome = make_outcome(PLANS[0], 1e-6, samples=400)
     with pytest.raises(ConfigError, match=r"searched on 400 samples, this one on 1000; use the same"):
         comparison.restore([(outcome, "greedy")])
@@ -212,7 +212,7 @@ def test_outcomes_on_another_number_of_samples_are_not_mixed_in(compare: Compari
 def test_whoever_listens_hears_of_each_new_plan_once(compare: Comparisons) -> None:
     heard: list[tuple[PrecisionPlan, str]] = []
     reports: list[tuple[str, int, int, str]] = []
-    comparison = compare.make(SyntheticEvaluator(PROFILE))
+    comparison = compare.make(FormulaEvaluator(PROFILE))
     comparison.on_new = lambda outcome, method: heard.append((outcome.plan, method))
     comparison.listener = lambda *report: reports.append(report)
     comparison.run(Scripted("first", PLANS[:2]), 10, 0)
@@ -227,7 +227,7 @@ def test_whoever_listens_hears_of_each_new_plan_once(compare: Comparisons) -> No
 
 
 def test_hard_limits_hold_in_every_archive(compare: Comparisons) -> None:
-    comparison = compare.make(SyntheticEvaluator(PROFILE), allowed=lambda outcome: False)
+    comparison = compare.make(FormulaEvaluator(PROFILE), allowed=lambda outcome: False)
     comparison.run(Uniform(), 10, 0)
     for archive in (comparison.archive, comparison.runs[0].archive):
         assert archive.best(50.0) is comparison.reference
@@ -240,15 +240,15 @@ def run_baselines(comparison: SearchComparison) -> float:
 
 
 def test_points_per_nat_are_learned_from_what_was_run(compare: Comparisons) -> None:
-    comparison = compare.make(SyntheticEvaluator(PROFILE, pp_per_nat=60.0))
+    comparison = compare.make(FormulaEvaluator(PROFILE, pp_per_nat=60.0))
     assert comparison.pp_per_nat() == 10.0
     assert run_baselines(comparison) == pytest.approx(60.0, rel=0.5)
 
 
 def test_points_per_nat_are_the_same_when_a_search_is_resumed(compare: Comparisons) -> None:
-    first = compare.make(SyntheticEvaluator(PROFILE))
+    first = compare.make(FormulaEvaluator(PROFILE))
     learned = run_baselines(first)
     first.run(Scripted("ppo", PLANS), 200, 0, seeded=True)
-    second = compare.make(SyntheticEvaluator(PROFILE))
+    second = compare.make(FormulaEvaluator(PROFILE))
     assert len(second.archive) == len(first.archive)
     assert run_baselines(second) == learned

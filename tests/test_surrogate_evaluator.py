@@ -4,7 +4,7 @@ import copy
 from itertools import islice
 
 import pytest
-from synthetic import SyntheticEvaluator, all_plans, make_profile
+from synthetic import FormulaEvaluator, all_plans, make_profile
 
 from agents.surrogate.drop_surrogate import DropSurrogate
 from agents.surrogate.plan_arrays import PlanArrays
@@ -17,7 +17,7 @@ PROFILE = make_profile(4)
 
 
 def surrogate_evaluator() -> SurrogateEvaluator:
-    evaluator = SyntheticEvaluator(PROFILE)
+    evaluator = FormulaEvaluator(PROFILE)
     outcomes = [evaluator.evaluate(plan) for plan in islice(all_plans(PROFILE), 0, None, 17)]
     made = SurrogateEvaluator(PROFILE)
     made.surrogate = DropSurrogate(PROFILE).fit(outcomes)

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from quick_ppo import quick_agent
-from synthetic import Comparisons, make_profile
-from synthetic import SyntheticEvaluator as SmallEvaluator
+from synthetic import Comparisons, FormulaEvaluator, make_profile
 
 from agents.archive import Archive, ArchivingEvaluator
 from agents.baselines import ILP
@@ -127,7 +126,7 @@ def test_what_is_known_already_needs_no_initial_design() -> None:
     assert not set(search.plans[known:]) & set(additive.plans[:8])
 
 
-def request_after(most: int, evaluator: SmallEvaluator, stop: StopRule, plan: PrecisionPlan) -> None:
+def request_after(most: int, evaluator: FormulaEvaluator, stop: StopRule, plan: PrecisionPlan) -> None:
     """Ask for a stop once more than ``most`` plans have run."""
     if len(evaluator.ran) > most:
         stop.request()
@@ -141,7 +140,7 @@ def test_interrupted_anywhere_it_leaves_its_archive_and_an_agent_and_resumes_wit
     checkpoint = tmp_path / "ppo.zip"
     for after in (1, 12, 20):
         stop, known = StopRule(), compare.entries(profile)
-        evaluator = SmallEvaluator(profile, known=[outcome for outcome, _ in known])
+        evaluator = FormulaEvaluator(profile, known=[outcome for outcome, _ in known])
         before = len(known)
         evaluator.before_run = partial(request_after, after, evaluator, stop)
         method = make_method(checkpoint=checkpoint)

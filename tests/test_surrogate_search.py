@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from synthetic import SyntheticEvaluator, all_plans, make_profile
+from synthetic import FormulaEvaluator, all_plans, make_profile
 
 from agents.additive import additive_plans
 from agents.archive import Archive, ArchivingEvaluator
@@ -17,7 +17,7 @@ from agents.surrogate.chain_step import chain_steps
 from agents.surrogate.drop_surrogate import DropSurrogate
 from envs.evaluators.evaluator import Evaluator, Outcome
 from envs.gate import SearchGate
-from envs.synthetic import SyntheticEvaluator as InteractingLayers
+from envs.synthetic import SyntheticEvaluator
 from wattbit.plan import PrecisionPlan
 
 METHODS: list[Callable[[], SearchMethod]] = [
@@ -52,7 +52,7 @@ def mean_best(archive: Archive) -> float:
 def test_a_method_keeps_its_budget_and_says_how_it_goes_on(
     make: Callable[[], SearchMethod], budget: int
 ) -> None:
-    archive, reports = search(make(), InteractingLayers(12), budget)
+    archive, reports = search(make(), SyntheticEvaluator(12), budget)
     assert 1 <= len(archive) <= budget
     assert [done for done, _, _ in reports] == sorted(done for done, _, _ in reports)
     assert all(done <= total == budget for done, total, _ in reports)
@@ -60,14 +60,14 @@ def test_a_method_keeps_its_budget_and_says_how_it_goes_on(
 
 @pytest.mark.parametrize("make", METHODS)
 def test_a_method_finds_the_same_with_the_same_seed(make: Callable[[], SearchMethod]) -> None:
-    first, second = (search(make(), InteractingLayers(10), 25, seed=3)[0] for _ in range(2))
+    first, second = (search(make(), SyntheticEvaluator(10), 25, seed=3)[0] for _ in range(2))
     assert list(first) == list(second)
 
 
 @pytest.mark.parametrize("make", METHODS)
 def test_a_method_uses_only_what_a_layer_supports(make: Callable[[], SearchMethod]) -> None:
     profile = make_profile(9, missing={0: ("int8", "int2"), 4: ("bf16",), 8: ("int4", "int2")})
-    archive, _ = search(make(), SyntheticEvaluator(profile), 30)
+    archive, _ = search(make(), FormulaEvaluator(profile), 30)
     assert len(archive) > 10
     for outcome in archive:
         assert profile.require_plan(outcome.plan) == outcome.plan
@@ -75,7 +75,7 @@ def test_a_method_uses_only_what_a_layer_supports(make: Callable[[], SearchMetho
 
 @pytest.mark.parametrize("make", METHODS)
 def test_a_model_of_few_plans_is_searched_without_end_or_repetition(make: Callable[[], SearchMethod]) -> None:
-    evaluator = SyntheticEvaluator(make_profile(2))
+    evaluator = FormulaEvaluator(make_profile(2))
     archive, _ = search(make(), evaluator, 60)
     assert len(archive) <= 25
     assert len(evaluator.ran) == len(set(evaluator.ran))
@@ -84,7 +84,7 @@ def test_a_model_of_few_plans_is_searched_without_end_or_repetition(make: Callab
 @pytest.mark.parametrize("seed", range(3))
 def test_bayesian_optimisation_is_within_a_percent_of_the_best_of_all_plans(seed: int) -> None:
     profile = make_profile(5, seed=seed)
-    evaluator = SyntheticEvaluator(profile)
+    evaluator = FormulaEvaluator(profile)
     archive, _ = search(BayesianOptimisation(), evaluator, 60)
     everything = Archive(archive.reference, OBSERVED)
     for plan in all_plans(profile):
@@ -96,13 +96,13 @@ def test_bayesian_optimisation_is_within_a_percent_of_the_best_of_all_plans(seed
 def test_bayesian_optimisation_beats_additive_optima_where_layers_interact(
     make: Callable[[], SearchMethod],
 ) -> None:
-    bayesian, _ = search(make(), InteractingLayers(24), 50)
-    additive, _ = search(ILP(), InteractingLayers(24), 50)
+    bayesian, _ = search(make(), SyntheticEvaluator(24), 50)
+    additive, _ = search(ILP(), SyntheticEvaluator(24), 50)
     assert mean_best(bayesian) < 0.98 * mean_best(additive)
 
 
 def test_local_search_improves_on_where_it_starts_and_spends_what_it_may() -> None:
-    evaluator = InteractingLayers(30)
+    evaluator = SyntheticEvaluator(30)
     archive, _ = search(LocalSearch(), evaluator, 150)
     start = Archive(archive.reference, OBSERVED)
     for plan in additive_plans(evaluator.profile, 30):
@@ -113,7 +113,7 @@ def test_local_search_improves_on_where_it_starts_and_spends_what_it_may() -> No
 
 @pytest.mark.parametrize("make", METHODS)
 def test_what_was_evaluated_before_an_interruption_is_kept(make: Callable[[], SearchMethod]) -> None:
-    evaluator = SyntheticEvaluator(make_profile(9))
+    evaluator = FormulaEvaluator(make_profile(9))
     left = iter(range(26))
 
     def stop(plan: PrecisionPlan) -> None:
@@ -131,7 +131,7 @@ def test_what_was_evaluated_before_an_interruption_is_kept(make: Callable[[], Se
 
 @pytest.mark.parametrize("make", METHODS)
 def test_a_budget_smaller_than_promised_ends_the_search(make: Callable[[], SearchMethod]) -> None:
-    evaluator = InteractingLayers(12)
+    evaluator = SyntheticEvaluator(12)
     archive = Archive(evaluator.evaluate(evaluator.profile.reference_plan), OBSERVED)
     task = SearchTask(ArchivingEvaluator(evaluator, "it", (archive,), 20), archive, TOLERANCES_PP, 60, 0)
     with pytest.raises(BudgetSpent):
@@ -140,7 +140,7 @@ def test_a_budget_smaller_than_promised_ends_the_search(make: Callable[[], Searc
 
 
 def test_long_steps_lead_to_cheaper_plans_of_the_drop_aimed_at() -> None:
-    evaluator = InteractingLayers(20, seed=2)
+    evaluator = SyntheticEvaluator(20, seed=2)
     archive, _ = search(ILP(), evaluator, 30)
     outcomes: list[Outcome] = [*archive, *search(LocalSearch(), evaluator, 60)[0]]
     surrogate = DropSurrogate(evaluator.profile).fit(list({o.plan: o for o in outcomes}.values()))
