@@ -19,7 +19,7 @@ class PlanVecEnv(VecEnv):
     """`LayerPrecisionEnv` environments of one evaluator, side by side in this process.
 
     All episodes have one step a layer, so they end together; their plans are then run by one
-    ``evaluate_all``, which is what they may share work in. Observations, rewards, infos and masks are those
+    ``evaluate_all``, so that they can share work. Observations, rewards, infos and masks are those
     of SB3's ``DummyVecEnv``, except that ``evaluations`` in the infos counts all plans of the step.
 
     Args:

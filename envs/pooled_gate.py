@@ -15,7 +15,7 @@ from wattbit.features import Floats
 
 # Plans with larger drops say little about those near a tolerance.
 _MOST_PP = 15.0
-# Fewer plans than this tell no relation between divergence and drop.
+# Fewer plans than this do not show how drop depends on divergence.
 _LEAST_PLANS = 8
 # Exponents that are tried for the relation between divergence and drop.
 _EXPONENTS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.35)

@@ -24,9 +24,8 @@ from wattbit.profile import ModelProfile
 class TabularEvaluator(RememberingEvaluator):
     """Looks plans up in a table of all plans of a network, and knows the best of them.
 
-    A search is to see the outcomes on the search samples only, and those only of plans it asks for. Hand it
-    `for_search`, which can do nothing else. `optimum`, `held_out_counts` and `held_out_optimum` are for
-    whoever judges the search afterwards::
+    A search may see outcomes on the search samples only, of plans it asks for. Hand it `for_search`, which
+    can do nothing else. `optimum`, `held_out_counts` and `held_out_optimum` judge the search afterwards::
 
         table = TabularEvaluator("fashion_resnet8")
         found = my_search(table.for_search())                          # a plan

@@ -9,7 +9,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from pipeline.energy_source import CostFactory
-from wattbit.errors import ConfigError
+from wattbit.errors import ConfigError, require_at_least
 from wattbit.execution.switchable import SwitchableModel
 from wattbit.model_inputs import batches, select
 from wattbit.profile import ModelProfile
@@ -26,8 +26,7 @@ def use_threads(threads: int) -> None:
     Raises:
         ConfigError: If the number is not at least 1.
     """
-    if threads < 1:
-        raise ConfigError(f"threads is {threads}, must be at least 1")
+    require_at_least(1, threads=threads)
     torch.set_num_threads(threads)
     # For libraries and processes that are not loaded yet; then for those that are.
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):

@@ -24,9 +24,9 @@ _WORST = 100.0
 
 
 class PlanEvaluator(RememberingEvaluator):
-    """Runs plans on held data and remembers every outcome.
+    """Runs plans on the samples of a split and remembers every outcome.
 
-    Plans that are asked for together run what they begin with in common only once.
+    Plans asked for together run the layers that they begin with in common only once.
 
     Args:
         model: The calibrated model.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from wattbit.energy.device_model import stored_weight_bytes
-from wattbit.errors import ConfigError, PrecisionError
+from wattbit.errors import PrecisionError, require_at_least
 from wattbit.execution.switchable import SwitchableModel
 from wattbit.model_inputs import Inputs
 from wattbit.precision import Precision
@@ -142,8 +142,7 @@ def _sensitivities(
     progress: Progress | None,
 ) -> list[Sensitivity | None]:
     require_method(method)
-    if workers < 1:
-        raise ConfigError(f"workers is {workers}, must be at least 1")
+    require_at_least(1, workers=workers)
     if method == "gradient":
         return gradient_sensitivities(
             model, inputs, candidates, batch_size, workers=workers, progress=progress
