@@ -17,6 +17,7 @@ LONG = (
     "budget.agent=100000",
     "agent.surrogate.rounds=10000",
     "agent.total_timesteps=10000000",
+    "agent.surrogate.final_updates=300",
     "workload.epochs=10",
 )
 
@@ -75,7 +76,7 @@ def test_a_crash_loses_no_plan_and_the_run_goes_on(checkout: Path) -> None:
         journal.write('{"method": "torn')
     known = (folder / "archive.jsonl").read_text(encoding="utf-8").splitlines()[:-1]
 
-    more = ("budget.agent=20", "agent.total_timesteps=3000")
+    more = ("budget.agent=20", "agent.total_timesteps=3000", "agent.surrogate.final_updates=300")
     resumed = run_python(checkout, "train.py", "resume=outputs/crashed", *more)
     assert resumed.returncode == 0, resumed.stderr
     lines = (folder / "archive.jsonl").read_text(encoding="utf-8").splitlines()
