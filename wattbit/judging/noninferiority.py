@@ -8,8 +8,10 @@ The score statistic is asymptotic. Where a plan loses few samples and repairs no
 wrong side: enumerating all outcomes finds plans whose drop is exactly the margin accepted with probability
 up to 0.070 at a nominal 0.05, and 0.195 at a nominal 0.10. `accepts` therefore also asks for the exact
 binomial test of net losses, ``P(Bin(n, margin) <= b - c) <= alpha``, which is the exact test for c = 0 and
-seldom binds elsewhere. Together they accept with probability at most 0.055 at a nominal 0.05 (0.123 at 0.10)
-over margins from 0.2 to 10 percentage points, and 0.054 up to 2 percentage points.
+seldom binds elsewhere. Where a plan repairs more than it loses, that test says nothing, and the score test
+alone reached 0.061 (44 samples, a margin of 2 percentage points, 12 % disagreement): there the statistic gets
+a continuity correction of a fifth of a sample. With both, enumeration over 25 to 6,000 samples, margins from
+0.1 to 10 percentage points and disagreement up to 35 % finds at most 0.055 at a nominal 0.05.
 """
 
 from __future__ import annotations
@@ -27,6 +29,8 @@ from wattbit.errors import DataError, GuardrailError
 _NORMAL = NormalDist()
 _MOST_SAMPLES = 10**8
 """Above this many samples a tolerance counts as out of reach."""
+_CONTINUITY = 0.2
+"""Continuity correction where a plan repairs more than it loses, samples; see the module's docstring."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +97,7 @@ class PairedCounts:
         return PairedCounts(samples, lost, min(gained, samples - lost))
 
 
-def score_z(counts: PairedCounts, margin: float) -> float:
+def score_z(counts: PairedCounts, margin: float, continuity: float = 0.0) -> float:
     """Tango's score statistic for a drop of ``margin``; far below 0 speaks for a smaller drop.
 
     With the shares lost and gained constrained to differ by the margin, q is the maximum-likelihood share
@@ -103,6 +107,7 @@ def score_z(counts: PairedCounts, margin: float) -> float:
     Args:
         counts: The paired counts.
         margin: A share from -1 to 1, such as 0.01 for one percentage point.
+        continuity: Samples by which b - c is made larger.
 
     Returns:
         z, standard normal for large n if the drop is the margin; infinite where the outcome is impossible.
@@ -115,7 +120,7 @@ def score_z(counts: PairedCounts, margin: float) -> float:
             f"margin {margin!r} must lie between -1 and 1; give a share, not percentage points"
         )
     if margin < 0.0:
-        return -score_z(counts.swapped, -margin)
+        return -score_z(counts.swapped, -margin, -continuity)
     n, lost, gained = counts.samples, counts.reference_only, counts.plan_only
     linear = -lost - gained + (2 * n - lost + gained) * margin
     constant = -gained * margin * (1.0 - margin)
@@ -123,7 +128,7 @@ def score_z(counts: PairedCounts, margin: float) -> float:
     # Of the two equal forms of the root, the one in which nothing cancels.
     share = -2.0 * constant / (linear + root) if linear > 0.0 else (root - linear) / (4.0 * n)
     variance = n * (2.0 * share + margin * (1.0 - margin))
-    excess = lost - gained - n * margin
+    excess = lost - gained + continuity - n * margin
     if variance <= 0.0:
         return 0.0 if excess == 0.0 else math.copysign(math.inf, excess)
     return excess / math.sqrt(variance)
@@ -132,17 +137,17 @@ def score_z(counts: PairedCounts, margin: float) -> float:
 def p_value(counts: PairedCounts, margin: float) -> float:
     """The smallest level at which `accepts` (not strict) finds the drop to be below ``margin``.
 
-    It is the larger of the score test's and the exact binomial test's p-value; see the module's docstring.
+    It is the larger of the score test's and the exact binomial test's p-value, or, where more is repaired than
+    lost, that of the score test with a continuity correction; see the module's docstring.
 
     Raises:
         GuardrailError: If the margin is not above 0 and at most 1.
     """
     _require(margin)
-    score = _NORMAL.cdf(score_z(counts, margin))
     net_losses = counts.reference_only - counts.plan_only
     if net_losses < 0:
-        return score
-    return max(score, _binomial_tail(net_losses, counts.samples, margin))
+        return _NORMAL.cdf(score_z(counts, margin, _CONTINUITY))
+    return max(_NORMAL.cdf(score_z(counts, margin)), _binomial_tail(net_losses, counts.samples, margin))
 
 
 def accepts(counts: PairedCounts, margin: float, alpha: float, strict: bool = False) -> bool:
@@ -191,7 +196,7 @@ def upper_bound_pp(counts: PairedCounts, alpha: float, strict: bool = False) -> 
         most_lost = _binomial_upper(lost, n, alpha / 2.0)
         least_gained = 1.0 - _binomial_upper(n - gained, n, alpha / 2.0)
         return 100.0 * (most_lost - least_gained)
-    bound = score_upper_bound(counts, alpha)
+    bound = score_upper_bound(counts, alpha, _CONTINUITY if lost < gained else 0.0)
     if lost >= gained and _binomial_tail(lost - gained, n, bound) > alpha:
         bound = _binomial_upper(lost - gained, n, alpha)
     return 100.0 * bound
@@ -207,7 +212,7 @@ def interval_pp(counts: PairedCounts, alpha: float = 0.05) -> tuple[float, float
     return lower_bound_pp(counts, alpha / 2), upper_bound_pp(counts, alpha / 2)
 
 
-def score_upper_bound(counts: PairedCounts, alpha: float) -> float:
+def score_upper_bound(counts: PairedCounts, alpha: float, continuity: float = 0.0) -> float:
     """The upper end of Tango's score interval as a share: where `score_z` falls to the alpha quantile.
 
     Raises:
@@ -215,7 +220,9 @@ def score_upper_bound(counts: PairedCounts, alpha: float) -> float:
     """
     _require(alpha=alpha)
     quantile = _NORMAL.inv_cdf(alpha)
-    return first_beyond(lambda margin: score_z(counts, margin) <= quantile, counts.drop_pp / 100.0, 1.0)
+    return first_beyond(
+        lambda margin: score_z(counts, margin, continuity) <= quantile, counts.drop_pp / 100.0, 1.0
+    )
 
 
 def minimum_samples(margin: float, alpha: float, strict: bool = False) -> int:
