@@ -89,10 +89,14 @@ class Archive:
         """True if the outcome holds the limits that need no samples."""
         return self._allowed is None or self._allowed(outcome)
 
+    def bound_pp(self, outcome: Outcome) -> float:
+        """The drop that the gate judges the outcome by, percentage points; the reference's is 0."""
+        bound = self._judged().get(outcome.plan)
+        return self._gate.bound_pp(outcome.counts) if bound is None else bound
+
     def passes(self, outcome: Outcome, tolerance_pp: float) -> bool:
         """True if the outcome passes the gate; the reference always does."""
-        bound = self._judged().get(outcome.plan)
-        return (self._gate.bound_pp(outcome.counts) if bound is None else bound) <= tolerance_pp
+        return self.bound_pp(outcome) <= tolerance_pp
 
     def best(self, tolerance_pp: float) -> Outcome:
         """The cheapest outcome that may be proposed at ``tolerance_pp``; among equals the least divergent.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from agents.archive import Archive
 from envs.evaluators.evaluator import Outcome
@@ -17,6 +18,9 @@ from wattbit.profile import ModelProfile
 _EVIDENCE = (1.0, 0.7)
 # Shares of the result's divergence: how much nearer to the reference a safer plan's output is.
 _NEARNESS = (0.01, 0.03, 0.1, 0.3)
+# Cheaper plans tested after the result, and the share of energy that each saves over the one before: a smaller
+# step is not worth the risk that the test ends there.
+_CHEAPER, _STEP = 8, 0.03
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +41,13 @@ class Deployment:
 def fixed_sequence(archive: Archive, tolerance_pp: float) -> list[Outcome]:
     """The plans to test for a tolerance, most energy first, chosen by their outcomes on ``search`` alone.
 
-    The last is the archive's result; where that is the reference, there is nothing to test. Before it come
-    safer plans, so that something passes where the result itself turns out to have been lucky: the plan
-    closest to the reference in its output, the cheapest ones whose divergence is a share of the result's, and
-    the cheapest ones whose score statistic reaches a share of the strongest the search split can give. A plan
-    that costs more than another and is safer in neither respect is left out. Testing a plan that passes costs
-    nothing: the whole sequence is tested at one alpha.
+    In the middle is the archive's result. Before it come safer plans, so that something passes where the
+    result itself turns out to have been lucky: the plan closest to the reference in its output, the cheapest
+    ones whose divergence is a share of the result's, and the cheapest ones whose score statistic reaches a
+    share of the strongest the search split can give. A plan that costs more than another and is safer in
+    neither respect is left out. After the result, or alone where the reference is the result, come cheaper
+    plans that the search gate refused, the most promising first: the gate keeps a reserve that fresh data may
+    show to be unneeded. Testing a plan that passes costs nothing: the whole sequence is tested at one alpha.
     """
     result, reference = archive.best(tolerance_pp), archive.reference
     margin = tolerance_pp / 100.0
@@ -63,7 +68,17 @@ def fixed_sequence(archive: Archive, tolerance_pp: float) -> list[Outcome]:
     for outcome in ordered:
         if not any(_as_safe(cheaper, outcome, margin) for cheaper in safer):
             safer.append(outcome)
-    return safer[::-1]
+    return safer[::-1] + _cheaper(archive, result)
+
+
+def _cheaper(archive: Archive, result: Outcome) -> list[Outcome]:
+    """Plans that cost less and less, by the drop that is judged of them: the least first."""
+    candidates = [o for o in archive if o.energy_j < result.energy_j and archive.allows(o)]
+    chosen = [result]
+    for outcome in sorted(candidates, key=lambda o: (archive.bound_pp(o), o.energy_j, o.plan.plan_id)):
+        if outcome.energy_j <= (1.0 - _STEP) * chosen[-1].energy_j:
+            chosen.append(outcome)
+    return chosen[1 : 1 + _CHEAPER]
 
 
 def _as_safe(one: Outcome, other: Outcome, margin: float) -> bool:
@@ -84,7 +99,7 @@ def certify_tolerance(
         [
             CandidatePlan(
                 plan_id=o.plan.plan_id,
-                outcomes=held_out.correct(o.plan),
+                outcomes=partial(held_out.correct, o.plan),
                 latency_ms=o.latency_ms,
                 memory_bytes=profile.plan_memory_bytes(o.plan),
             )

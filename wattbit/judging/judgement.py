@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -69,14 +69,15 @@ class CandidatePlan:
 
     Attributes:
         plan_id: The plan's identity.
-        outcomes: The plan's outcome on every sample of the split.
+        outcomes: The plan's outcome on every sample of the split, or what runs the plan to find them; it is
+            called when the plan's turn comes, and never if it does not.
         tolerance_pp: Its own tolerance, where a sequence holds plans for several; None for the guardrail's.
         latency_ms: Time per inference, milliseconds; None if not known.
         memory_bytes: Size of the stored weights; None if not known.
     """
 
     plan_id: str
-    outcomes: Outcomes
+    outcomes: Outcomes | Callable[[], Outcomes]
     tolerance_pp: float | None = None
     latency_ms: float | None = None
     memory_bytes: int | None = None
@@ -172,7 +173,7 @@ def certify_sequence(
         elif judgement is None:
             judgement = judge(
                 reference,
-                candidate.outcomes,
+                candidate.outcomes() if callable(candidate.outcomes) else candidate.outcomes,
                 labels,
                 own,
                 latency_ms=candidate.latency_ms,
