@@ -18,8 +18,8 @@ from wattbit.profile import ModelProfile
 _EVIDENCE = (1.0, 0.7)
 # Shares of the result's divergence: how much nearer to the reference a safer plan's output is.
 _NEARNESS = (0.01, 0.03, 0.1, 0.3)
-# Cheaper plans tested after the result, and the share of energy that each saves over the one before: a smaller
-# step is not worth the risk that the test ends there.
+# Cheaper plans tested after the result, and the share of energy that each saves over the one before: a
+# smaller step is not worth the risk that the test ends there.
 _CHEAPER, _STEP = 8, 0.03
 
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
 from agents.baselines import uniform_plans
 from envs.evaluators.plan_evaluator import PlanEvaluator
+from pipeline.certification import judge_plan
 from pipeline.collect_results import FoundPlan, assess, plan_result, reference_result
 from pipeline.energy_source import EnergySource
 from pipeline.evaluation_settings import EvaluationSettings
+from pipeline.judged_plans import NOT_COUNTED, JudgedPlans
 from pipeline.preparation import build_model, build_workload, profile_model, use_threads
 from pipeline.progress import Stages, make_console
 from pipeline.split_evaluator import SplitEvaluator
@@ -62,11 +65,17 @@ def evaluate(settings: EvaluationSettings) -> None:
         guardrail = settings.guardrail.resolve(evaluator.reference_accuracy)
         found = _plans(settings.plan, subject, guardrail)
         certify, test = (SplitEvaluator(model, *held[name]) for name in ("certify", "test"))
+        judged = _judged_plans(settings, subject)
         plans = []
         with stages.stage("evaluate", "evaluate plans") as update:
             for done, item in enumerate(found, 1):
                 limits = replace(guardrail, tolerance_pp=item.tolerance_pp)
                 assessed = assess(item, evaluator, certify, limits)
+                if item.method == GIVEN and judged is not None:
+                    judgement = judged.judge(
+                        item.plan.plan_id, limits, partial(judge_plan, item.plan, certify, subject.profile)
+                    )
+                    assessed = replace(assessed, judgement=judgement)
                 result = plan_result(assessed, subject.profile, certify, test)
                 plans.append(as_bundled(result, subject.bundle))
                 update(done, len(found), item.method)
@@ -77,6 +86,8 @@ def evaluate(settings: EvaluationSettings) -> None:
     console.print(final_table(results))
     asked = [plan for plan in plans if plan.method in (BUNDLED, GIVEN)]
     _tell(console, asked)
+    if judged is None:
+        console.print(NOT_COUNTED, highlight=False, soft_wrap=True, markup=False)
     if settings.json is not None:
         write_atomically(settings.json, results.to_json(), "choose another file with json=FILE")
     if any(plan.verdict != "pass" for plan in asked):
@@ -101,6 +112,14 @@ def _subject(settings: EvaluationSettings) -> Subject:
     model.load_calibration(calibration_from_json(bundle.calibration_json))
     note = f"Energy is {bundle.profile.provenance} for {bundle.profile.device}, as in the bundle."
     return Subject(workload, model, bundle.profile, bundle, note)
+
+
+def _judged_plans(settings: EvaluationSettings, subject: Subject) -> JudgedPlans | None:
+    """The plans judged so far on the split that the bundle was certified on; None without a bundle."""
+    if settings.bundle_folder is None:
+        return None
+    split = subject.workload.splits["certify"].fingerprint()
+    return JudgedPlans.read(Path(settings.bundle_folder) / "judged.json", split)
 
 
 def _profiled(workload: Workload, energy: EnergySource) -> Subject:

@@ -137,8 +137,8 @@ def score_z(counts: PairedCounts, margin: float, continuity: float = 0.0) -> flo
 def p_value(counts: PairedCounts, margin: float) -> float:
     """The smallest level at which `accepts` (not strict) finds the drop to be below ``margin``.
 
-    It is the larger of the score test's and the exact binomial test's p-value, or, where more is repaired than
-    lost, that of the score test with a continuity correction; see the module's docstring.
+    It is the larger of the score test's and the exact binomial test's p-value, or, where more is repaired
+    than lost, that of the score test with a continuity correction; see the module's docstring.
 
     Raises:
         GuardrailError: If the margin is not above 0 and at most 1.
