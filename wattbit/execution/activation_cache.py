@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from wattbit.execution.layer_graph import Values
+from wattbit.execution.sealed import Sealed
 from wattbit.model_inputs import tensors_in
 
 
@@ -67,5 +68,6 @@ class ActivationCache:
 
 def _storages(values: Values) -> dict[int, int]:
     """The size of each storage behind the values, bytes, by its address."""
-    storages = (tensor.untyped_storage() for tensor in tensors_in(values))
+    tensors = (tensor.plain if isinstance(tensor, Sealed) else tensor for tensor in tensors_in(values))
+    storages = (tensor.untyped_storage() for tensor in tensors)
     return {storage.data_ptr(): storage.nbytes() for storage in storages}

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from wattbit.errors import ModelError, PlanError
 from wattbit.execution.discovery import find_layers, foldable
 from wattbit.execution.kernels import Kernel, PackedKernel
+from wattbit.execution.layer_graph import structure_of
 from wattbit.execution.switchable import SwitchableModel
 from wattbit.model_inputs import Inputs, call_model
 from wattbit.plan import PrecisionPlan
@@ -61,7 +62,9 @@ class CompiledPlans:
             compiled = torch.compile(fixed_copy(model, plan, example), backend=backend, **_isolation())
             _run(compiled, example)
             self._callables[plan] = compiled
-        self._active = model.reference_plan, self._callables[model.reference_plan]
+        self._structure = structure_of(example)
+        self._reference = self._callables[model.reference_plan]
+        self._active = model.reference_plan, self._reference
 
     @property
     def plans(self) -> tuple[PrecisionPlan, ...]:
@@ -84,10 +87,13 @@ class CompiledPlans:
     def run(self, batch: Inputs, plan: PrecisionPlan | None = None) -> Any:
         """Run one batch under ``plan`` (None: the active plan) and return what the model returns.
 
+        A batch with other arguments than the example may take another path, and runs at the reference.
+
         Raises:
             PlanError: If the plan was not built.
         """
-        return _run(self._active[1] if plan is None else self._find(plan), batch)
+        run = self._active[1] if plan is None else self._find(plan)
+        return _run(run if structure_of(batch) == self._structure else self._reference, batch)
 
     def _find(self, plan: PrecisionPlan) -> Callable[..., Any]:
         if plan not in self._callables:

@@ -6,7 +6,7 @@ because replacing their ``forward`` would silently change nothing.
 
 from __future__ import annotations
 
-import weakref
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,11 +15,19 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.utils import _pytree as pytree
 
 from wattbit.errors import ModelError
-from wattbit.execution.kernels.layer_weights import LayerWeights, is_switchable, take_weights, weight_of
+from wattbit.execution.kernels.layer_weights import (
+    LayerWeights,
+    is_switchable,
+    take_weights,
+    weight_of,
+    why_left_alone,
+)
+from wattbit.execution.layer_uses import LayerUses, hooks_of, watch_uses
 from wattbit.execution.patching import ForwardPatches
-from wattbit.model_inputs import Inputs, call_model, logits_of, num_samples
+from wattbit.model_inputs import Inputs, call_model, logits_of, num_samples, tensors_in
 from wattbit.profile import LayerKind, LayerShape
 
 # Folding moves a multiplication; in float32 its effect on the output is about 1e-6.
@@ -42,27 +50,6 @@ class _Calls:
     order: int
     inputs: int = 0
     outputs: int = 0
-    count: int = 0
-
-
-class _Produced:
-    """The last output of each convolution, known by identity until somebody writes into it."""
-
-    def __init__(self) -> None:
-        self._known: dict[int, tuple[weakref.ref[Tensor], int | None, nn.Module]] = {}
-
-    def add(self, y: Tensor, module: nn.Module) -> None:
-        self._known[id(y)] = (weakref.ref(y), write_count(y), module)
-
-    def source(self, x: Tensor) -> nn.Module | None:
-        """The convolution whose unchanged output ``x`` is; None if there is none."""
-        known = self._known.get(id(x))
-        return known[2] if known and known[0]() is x and known[1] == write_count(x) else None
-
-
-def write_count(tensor: Tensor) -> int | None:
-    """Counts the writes into a tensor; None where torch does not count."""
-    return None if tensor.is_inference() else tensor._version
 
 
 def require_finite_weights(model: nn.Module) -> None:
@@ -94,7 +81,7 @@ def find_layers(model: nn.Module, example: Inputs) -> tuple[FoundLayer, ...]:
     samples = num_samples(example)
     if not samples:
         raise ModelError("the example batch holds 0 samples, needs at least 1; pass a small real batch")
-    calls, followers = _record(model, example)
+    calls = _record(model, example)
     if not calls:
         raise ModelError(
             "the model runs 0 switchable layers, needs at least 1; wattbit switches nn.Linear and "
@@ -106,11 +93,19 @@ def find_layers(model: nn.Module, example: Inputs) -> tuple[FoundLayer, ...]:
     ordered = sorted(calls.items(), key=lambda item: item[1].order)
     last = max(1, len(ordered) - 1)
     return tuple(
-        FoundLayer(
-            module, followers.get(module), _shape(names[module], module, call, samples, position / last)
-        )
+        FoundLayer(module, None, _shape(names[module], module, call, samples, position / last))
         for position, (module, call) in enumerate(ordered)
     )
+
+
+def left_alone(model: nn.Module, found: Sequence[FoundLayer]) -> dict[str, str]:
+    """Why the linear layers and convolutions of ``model`` that are not ``found`` do not switch, by name."""
+    switched = {layer.module for layer in found}
+    return {
+        name: why_left_alone(module) or "the forward pass does not call it as a module"
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | nn.Conv2d) and module not in switched
+    }
 
 
 def _require_usable(name: str, module: nn.Module) -> None:
@@ -125,13 +120,8 @@ def _require_usable(name: str, module: nn.Module) -> None:
         )
 
 
-def _record(
-    model: nn.Module, example: Inputs
-) -> tuple[dict[nn.Module, _Calls], dict[nn.Module, nn.BatchNorm2d]]:
+def _record(model: nn.Module, example: Inputs) -> dict[nn.Module, _Calls]:
     calls: dict[nn.Module, _Calls] = {}
-    # What each BatchNorm read, call by call: a convolution's output, or (None) something else.
-    sources: dict[nn.BatchNorm2d, list[nn.Module | None]] = {}
-    produced = _Produced()
 
     def watch_layer(module: nn.Module, original: Any) -> Any:
         def forward(input: Tensor) -> Tensor:  # noqa: A002 - callers may give it by this name
@@ -139,17 +129,7 @@ def _record(
             call = calls.setdefault(module, _Calls(len(calls)))
             call.inputs += input.numel()
             call.outputs += y.numel()
-            call.count += 1
-            if isinstance(module, nn.Conv2d):
-                produced.add(y, module)
             return y
-
-        return forward
-
-    def watch_norm(module: nn.BatchNorm2d, original: Any) -> Any:
-        def forward(input: Tensor) -> Any:  # noqa: A002
-            sources.setdefault(module, []).append(produced.source(input))
-            return original(input)
 
         return forward
 
@@ -158,24 +138,10 @@ def _record(
         for module in model.modules():
             if is_switchable(module):
                 patches.replace(module, partial(watch_layer, module))
-            elif type(module) is nn.BatchNorm2d and module.running_mean is not None:
-                patches.replace(module, partial(watch_norm, module))
-        call_model(model, example)
+        logits_of(call_model(model, example))
     finally:
         patches.undo()
-    return calls, _followers(calls, sources)
-
-
-def _followers(
-    calls: dict[nn.Module, _Calls], sources: dict[nn.BatchNorm2d, list[nn.Module | None]]
-) -> dict[nn.Module, nn.BatchNorm2d]:
-    """The BatchNorm of each convolution whose every output goes to it, and which reads nothing else."""
-    followers = {}
-    for norm, read in sources.items():
-        source = read[0]
-        if source is not None and set(read) == {source} and len(read) == calls[source].count:
-            followers[source] = norm
-    return followers
+    return calls
 
 
 def _shape(name: str, module: nn.Module, calls: _Calls, samples: int, depth: float) -> LayerShape:
@@ -208,12 +174,16 @@ def _shape(name: str, module: nn.Module, calls: _Calls, samples: int, depth: flo
 
 @torch.no_grad()
 def foldable(model: nn.Module, example: Inputs, found: Sequence[FoundLayer]) -> tuple[FoundLayer, ...]:
-    """Keep only those BatchNorms whose folding leaves the model's output as it was.
+    """Give each layer the BatchNorm that folds into it.
 
-    A convolution whose output is also read elsewhere cannot absorb its BatchNorm; that shows when the folded
-    model runs, whatever the code of its forward pass looks like.
+    That is the one which alone reads what a convolution writes, and reads nothing else, if every tensor that
+    the model returns stays as it was when the folded model runs.
     """
-    expected = logits_of(call_model(model, example))
+    uses = watch_uses(model, example)
+    found = [replace(layer, batch_norm=_follower(uses, layer.module)) for layer in found]
+    if not any(layer.batch_norm for layer in found):
+        return tuple(found)
+    expected = _output_tensors(call_model(model, example))
     if _folding_is_exact(model, example, expected, found):
         return tuple(found)
     return tuple(
@@ -222,8 +192,15 @@ def foldable(model: nn.Module, example: Inputs, found: Sequence[FoundLayer]) -> 
     )
 
 
+def _follower(uses: LayerUses, module: nn.Module) -> nn.BatchNorm2d | None:
+    norm = uses.only_reader(module)
+    if type(norm) is not nn.BatchNorm2d or norm.running_mean is None or set(uses.sources[norm]) != {module}:
+        return None
+    return None if module._forward_hooks or any(hooks_of(norm)) else norm
+
+
 def _folding_is_exact(
-    model: nn.Module, example: Inputs, expected: Tensor, layers: Sequence[FoundLayer]
+    model: nn.Module, example: Inputs, expected: Sequence[Tensor], layers: Sequence[FoundLayer]
 ) -> bool:
     patches = ForwardPatches()
     try:
@@ -232,11 +209,29 @@ def _folding_is_exact(
                 folded = take_weights(layer.module, layer.batch_norm)
                 patches.replace(layer.module, partial(_run_folded, folded))
                 patches.replace(layer.batch_norm, lambda _: nn.Identity())
-        output = logits_of(call_model(model, example))
+        found = _output_tensors(call_model(model, example))
     finally:
         patches.undo()
-    scale = float(expected.abs().max()) or 1.0
-    return float((output - expected).abs().max()) <= _FOLD_TOLERANCE * scale
+    return len(found) == len(expected) and all(map(_is_close, found, expected))
+
+
+def _output_tensors(output: Any) -> list[Tensor]:
+    """Every tensor that a model returned, also in objects of its own classes."""
+    tensors = list(tensors_in(output))
+    for leaf in pytree.tree_leaves(output):
+        names = [each.name for each in dataclasses.fields(leaf)] if dataclasses.is_dataclass(leaf) else ()
+        tensors += tensors_in([getattr(leaf, name, None) for name in names or getattr(leaf, "__dict__", ())])
+    return tensors
+
+
+def _is_close(found: Tensor, expected: Tensor) -> bool:
+    if found.shape != expected.shape or found.dtype != expected.dtype:
+        return False
+    if not expected.is_floating_point():
+        return torch.equal(found, expected)
+    finite = expected[expected.isfinite()]
+    scale = float(finite.abs().max()) if finite.numel() else 0.0
+    return torch.allclose(found, expected, rtol=0.0, atol=_FOLD_TOLERANCE * (scale or 1.0), equal_nan=True)
 
 
 def _run_folded(folded: LayerWeights, _original: Any) -> Any:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from wattbit.errors import ModelError
 from wattbit.execution.packing import Kernels
+from wattbit.execution.sealed import Sealed
 
 Watch = Callable[[int, Tensor], None]
 """Told a layer's index and its input, each time a layer is about to run."""
@@ -19,10 +21,23 @@ Watch = Callable[[int, Tensor], None]
 
 @dataclass(frozen=True, slots=True)
 class InFlightBatch:
-    """What a batch keeps to its end: its kernels, and who watches it."""
+    """What a batch keeps to its end: its kernels, who watches it, and what it has sealed."""
 
     kernels: Kernels
     watch: Watch | None = None
+    seals: list[weakref.ref[Sealed]] = field(default_factory=list)
+
+    def seal(self, y: Tensor, readers: tuple[nn.Module, ...], differentiable: bool) -> Sealed:
+        """``y``, which only ``readers`` may read."""
+        sealed = Sealed.of(y)
+        sealed.readers, sealed.differentiable = readers, differentiable
+        self.seals.append(weakref.ref(sealed))
+        return sealed
+
+    @property
+    def leaks(self) -> bool:
+        """True if somebody still keeps what was sealed, such as the model's output."""
+        return any(sealed() is not None for sealed in self.seals)
 
 
 class InFlightBatches:

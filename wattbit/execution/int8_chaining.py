@@ -1,24 +1,20 @@
 """Finding layers whose output only the next layer reads, so that int8 codes can pass between them.
 
 Where an int8 layer feeds just one other int8 layer, through nothing or a ReLU, the values need not be widened
-to float32 and quantized again in between. Whether nobody else reads them is found out by running the example:
-what lies between the two is filled with NaN, and the model's output must stay exactly what it was.
+to float32 and quantized again in between. Whether nobody else reads them is found out by running the example,
+and guarded in every later batch (`Sealed`).
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, cast
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from wattbit.execution.discovery import FoundLayer
-from wattbit.execution.patching import ForwardPatches
-from wattbit.model_inputs import Inputs, call_model, logits_of
+from wattbit.execution.layer_uses import LayerUses, hooks_of, watch_uses
+from wattbit.model_inputs import Inputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,91 +37,33 @@ class Int8Chain:
         return self.producer, self.consumer
 
 
-@torch.no_grad()
 def find_chains(model: nn.Module, example: Inputs, found: Sequence[FoundLayer]) -> tuple[Int8Chain, ...]:
     """Run ``example`` and return the chains between ``found`` layers, in execution order.
 
     Args:
         model: The model, in eval mode.
-        example: A small batch of real inputs.
+        example: A batch of real inputs.
         found: The model's switchable layers.
     """
-    candidates = _candidates(model, example, found)
-    expected = logits_of(call_model(model, example))
-    return tuple(
-        chain for chain in candidates if torch.equal(_poisoned(model, example, found, chain), expected)
-    )
+    uses = watch_uses(model, example)
+    index = {layer.module: i for i, layer in enumerate(found)}
+    chains = (_chain(uses, producer, layer, index) for producer, layer in enumerate(found))
+    return tuple(chain for chain in chains if chain is not None)
 
 
-def _candidates(model: nn.Module, example: Inputs, found: Sequence[FoundLayer]) -> list[Int8Chain]:
-    # Tensors are kept while the example runs, so that no id is used twice.
-    written: dict[int, tuple[Tensor, int, nn.ReLU | None]] = {}
-    reads: list[Int8Chain] = []
-    calls: Counter[nn.Module] = Counter()
-
-    def layer(index: int, original: Any) -> Any:
-        def forward(input: Tensor) -> Any:  # noqa: A002 - callers may give it by this name
-            if id(input) in written:
-                _, producer, relu = written[id(input)]
-                reads.append(Int8Chain(producer, index, relu))
-            calls[found[index].module] += 1
-            y = original(input)
-            written[id(y)] = (y, index, None)
-            return y
-
-        return forward
-
-    def passed_on(relu: nn.ReLU | None, original: Any) -> Any:
-        def forward(input: Tensor) -> Any:  # noqa: A002
-            source = written.get(id(input))
-            y = original(input)
-            if relu is not None:
-                calls[relu] += 1
-            if source is not None and source[2] is None:
-                written[id(y)] = (y, source[1], relu)
-            return y
-
-        return forward
-
-    patches = ForwardPatches()
-    try:
-        for index, one in enumerate(found):
-            patches.replace(one.module, partial(layer, index))
-            if one.batch_norm is not None:
-                patches.replace(one.batch_norm, partial(passed_on, None))
-        for module in model.modules():
-            if type(module) is nn.ReLU:
-                patches.replace(module, partial(passed_on, module))
-        call_model(model, example)
-    finally:
-        patches.undo()
-    producers = Counter(chain.producer for chain in reads)
-
-    def once(chain: Int8Chain) -> bool:
-        modules = [found[chain.producer].module, found[chain.consumer].module, chain.relu]
-        return producers[chain.producer] == 1 and all(calls[m] == 1 for m in modules if m is not None)
-
-    return sorted((chain for chain in reads if once(chain)), key=lambda chain: chain.producer)
-
-
-def _poisoned(model: nn.Module, example: Inputs, found: Sequence[FoundLayer], chain: Int8Chain) -> Tensor:
-    """The model's output when only the consumer is shown what lies between the two layers."""
-    producer, consumer = found[chain.producer], found[chain.consumer]
-    last = chain.relu or producer.batch_norm or producer.module
-    shown: list[Tensor] = []
-
-    def hide(original: Any) -> Any:
-        def forward(input: Tensor) -> Tensor:  # noqa: A002
-            y = cast(Tensor, original(input))
-            shown.append(y.clone())
-            return y.fill_(torch.nan)
-
-        return forward
-
-    patches = ForwardPatches()
-    try:
-        patches.replace(last, hide)
-        patches.replace(consumer.module, lambda original: lambda input: original(shown[-1]))  # noqa: A006
-        return logits_of(call_model(model, example))
-    finally:
-        patches.undo()
+def _chain(
+    uses: LayerUses, producer: int, layer: FoundLayer, index: Mapping[nn.Module, int]
+) -> Int8Chain | None:
+    relu: nn.ReLU | None = None
+    last: nn.Module = layer.module
+    reader = None if last._forward_hooks else uses.only_reader(last)
+    while reader and len(uses.readers[last]) == 1 and not any(hooks_of(reader)):
+        if reader in index:
+            once = len(uses.readers[reader]) == 1
+            return Int8Chain(producer, index[reader], relu) if once else None
+        if type(reader) is nn.ReLU and relu is None:
+            relu = reader
+        elif last is not layer.module or id(reader) != id(layer.batch_norm):
+            return None
+        last, reader = reader, uses.only_reader(reader)
+    return None

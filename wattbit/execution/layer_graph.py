@@ -56,7 +56,7 @@ class LayerGraph:
 
     def fits(self, batch: Inputs) -> bool:
         """True if ``batch`` is nested as the traced example was, with the same values beside tensors."""
-        return bool(pytree.tree_flatten(_marked(batch)) == self._skeleton)
+        return bool(structure_of(batch) == self._skeleton)
 
     def begin(self, batch: Inputs) -> Values:
         """The values before the first switchable layer."""
@@ -105,7 +105,7 @@ def trace_layers(model: nn.Module, layer_names: Sequence[str], example: Inputs) 
             f"the forward pass cannot be traced ({type(error).__name__}: {said:.200}); "
             "write it without control flow that depends on values"
         ) from error
-    return _Cutter(graph, root, model, layers).cut(pytree.tree_flatten(_marked(example)))
+    return _Cutter(graph, root, model, layers).cut(structure_of(example))
 
 
 # --- tracing --------------------------------------------------------------------------------------------
@@ -153,6 +153,11 @@ def _like(example: Inputs, proxy: Any) -> Any:
         return reduce(lambda held, key: key.get(held), path, proxy) if leaf is Tensor else leaf
 
     return pytree.tree_map_with_path(look, _marked(example))
+
+
+def structure_of(inputs: Inputs) -> Any:
+    """How ``inputs`` are nested, with the values beside tensors."""
+    return pytree.tree_flatten(_marked(inputs))
 
 
 def _marked(inputs: Inputs) -> Any:

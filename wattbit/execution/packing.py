@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
+from torch import nn
 
 from wattbit.calibration import Calibration, LayerCalibration, integer_widths
 from wattbit.errors import ModelError, PrecisionError
+from wattbit.execution.discovery import FoundLayer
 from wattbit.execution.int8_chaining import Int8Chain
-from wattbit.execution.kernels import LayerWeights, PackedKernel, find_native, pack
+from wattbit.execution.kernels import PackedKernel, find_native, pack
+from wattbit.execution.kernels.layer_weights import take_weights
 from wattbit.plan import PrecisionPlan
 from wattbit.precision import Precision, precision
 
@@ -27,7 +31,7 @@ class PackedLayers:
     """The kernels of a model's layers.
 
     Args:
-        weights: The weights of each layer, by layer name, in execution order.
+        found: The layers, in execution order.
         precisions: The precisions on offer.
         native: Use native kernels where the device has them.
         chains: Layers that only one other layer reads. Where one native kernel runs both, the first writes
@@ -36,7 +40,7 @@ class PackedLayers:
 
     def __init__(
         self,
-        weights: Mapping[str, LayerWeights],
+        found: Sequence[FoundLayer],
         precisions: Sequence[Precision],
         *,
         native: bool,
@@ -44,8 +48,10 @@ class PackedLayers:
     ) -> None:
         self._chains = tuple(chains)
         self._chained: dict[tuple[Int8Chain, str, str], PackedKernel | None] = {}
-        self._weights = dict(weights)
-        self._names = tuple(weights)
+        self._found = tuple(found)
+        with torch.inference_mode(False):
+            self._weights = {f.shape.name: take_weights(f.module, f.batch_norm) for f in found}
+        self._names = tuple(self._weights)
         self._precisions = tuple(precisions)
         self._native = native
         self._calibration: dict[str, LayerCalibration] = {}
@@ -135,9 +141,8 @@ class PackedLayers:
                 raise ModelError("the model is not calibrated: call calibrate() with some batches first")
             # Whatever mode the caller is in, the packed tensors serve every later mode.
             with torch.inference_mode(False), torch.no_grad():
-                self._packed[layer, name] = pack(
-                    self._weights[layer], wanted, self._calibration[layer], native=self._native
-                )
+                packed = pack(self._weights[layer], wanted, self._calibration[layer], native=self._native)
+            self._packed[layer, name] = replace(packed, readers=self._readers(self._names.index(layer)))
         return self._packed[layer, name]
 
     def _chain_once(self, chain: Int8Chain, written: str, read: str) -> PackedKernel | None:
@@ -165,4 +170,10 @@ class PackedLayers:
                 reader,
                 relu=chain.relu is not None,
             )
-        return PackedKernel(run, kernel.name)
+        readers = self._readers(chain.producer)
+        relu = () if chain.relu is None else (chain.relu,)
+        return PackedKernel(run, kernel.name, readers, (*readers, *relu, self._found[chain.consumer].module))
+
+    def _readers(self, layer_index: int) -> tuple[nn.Module, ...]:
+        norm = self._found[layer_index].batch_norm
+        return () if norm is None else (norm,)

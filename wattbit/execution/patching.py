@@ -81,6 +81,15 @@ def original_forward(module: nn.Module) -> Callable[..., Any]:
     return forward.__wrapped__ if isinstance(forward, PatchedForward) else forward
 
 
+def is_replaced(module: nn.Module, name: str) -> bool:
+    """True if somebody else has replaced the method ``name`` of ``module`` itself, not of its class."""
+    own = module.__dict__.get(name)
+    if own is None or isinstance(own, PatchedForward):
+        return False
+    # The copy of an attached module holds the method of its class.
+    return bool(own != MethodType(getattr(type(module), name), module))
+
+
 def require_unpatched(model: nn.Module) -> None:
     """Refuse a model that is attached already.
 

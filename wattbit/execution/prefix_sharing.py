@@ -81,7 +81,11 @@ class PrefixSharing:
         self._graph: LayerGraph | None = None
         self._refusal: str | None = None
         try:
-            self._graph = self._tried(select(example, slice(0, _TRIED)))
+            try:
+                self._graph = self._tried(select(example, slice(0, _TRIED)))
+            except (RuntimeError, ValueError, IndexError):
+                # A tensor that is as long as the batch by chance may not be cut.
+                self._graph = self._tried(example)
         except ModelError as error:
             self._refusal = str(error)
         self._executed = self._plain = 0

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from wattbit.errors import ModelError
-from wattbit.execution.discovery import write_count
 from wattbit.execution.layer_graph import LayerGraph
 from wattbit.execution.switchable import SwitchableModel
+from wattbit.execution.weights_watch import write_count
 from wattbit.model_inputs import Inputs, map_tensors, tensors_in
 from wattbit.plan import PrecisionPlan
 

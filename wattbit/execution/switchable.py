@@ -6,14 +6,14 @@ number of layers, and a batch under way keeps its tuple: switching is atomic bet
 batches, also when several threads run batches.
 
 BatchNorm layers that directly follow a convolution are folded into its packed weights. At the reference
-precision the original convolution and the original BatchNorm run, bit for bit.
+precision the original convolution and the original BatchNorm run, bit for bit. What lies between layers that
+run as one is sealed: if anybody else reads it, the batch runs again with every layer by itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Self
 
@@ -21,28 +21,21 @@ import torch
 from torch import Tensor, nn
 
 from wattbit.calibration import ActivationObserver, Calibration, integer_widths
-from wattbit.execution.discovery import find_layers, foldable, require_finite_weights
-from wattbit.execution.forwards import SwitchedForwards, relu_forward
+from wattbit.execution.discovery import find_layers, foldable, left_alone, require_finite_weights
+from wattbit.execution.forwards import merged, switched, whole
 from wattbit.execution.in_flight import InFlightBatch, InFlightBatches, Watch
 from wattbit.execution.int8_chaining import find_chains
 from wattbit.execution.kernels import PackedKernel
-from wattbit.execution.kernels.layer_weights import take_weights
-from wattbit.execution.packing import REFERENCE, Kernels, PackedLayers
+from wattbit.execution.packing import REFERENCE, Kernels
 from wattbit.execution.patching import ForwardPatches, original_forward, require_unpatched
+from wattbit.execution.rewriting import RewrittenLayers
+from wattbit.execution.weights_watch import WeightsWatch
 from wattbit.model_inputs import Inputs, call_model, concatenated
 from wattbit.plan import PrecisionPlan
 from wattbit.precision import Precision, parse_precisions
 from wattbit.profile import LayerShape
 
 __all__ = ["REFERENCE", "SwitchableModel"]
-
-
-@dataclass(frozen=True, slots=True)
-class _Active:
-    """A plan and its kernels, replaced together."""
-
-    plan: PrecisionPlan
-    kernels: Kernels
 
 
 class SwitchableModel:
@@ -76,14 +69,16 @@ class SwitchableModel:
         self._in_flight = InFlightBatches()
         model.eval()
         try:
+            weights = WeightsWatch(model)
             self._found = foldable(model, example, find_layers(model, example))
             self._shapes = tuple(found.shape for found in self._found)
-            with torch.inference_mode(False):
-                weights = {f.shape.name: take_weights(f.module, f.batch_norm) for f in self._found}
-            self._chains = find_chains(model, example, self._found) if native else ()
-            self._packed = PackedLayers(weights, self._precisions, native=native, chains=self._chains)
-            self._reference = _Active(PrecisionPlan.uniform(list(weights), REFERENCE), (None,) * len(weights))
-            self._active = self._reference
+            chains = find_chains(model, example, self._found) if native else ()
+            # What the forward pass itself writes is no change of weights.
+            self._weights = WeightsWatch(model, weights.written())
+            self._layers = RewrittenLayers(
+                self._found, chains, self._precisions, native=native, weights=self._weights
+            )
+            self._reference = self._active = PrecisionPlan.uniform(self.layer_names, REFERENCE)
             self._attach()
         except BaseException:
             self._give_back()
@@ -112,6 +107,11 @@ class SwitchableModel:
         return self._precisions
 
     @property
+    def left_alone(self) -> Mapping[str, str]:
+        """Why linear layers and convolutions of the model do not switch, by name."""
+        return left_alone(self._model, self._found)
+
+    @property
     def folds_batch_norm(self) -> tuple[bool, ...]:
         """Whether a BatchNorm is part of each switchable layer, in execution order."""
         return tuple(found.batch_norm is not None for found in self._found)
@@ -119,17 +119,17 @@ class SwitchableModel:
     @property
     def reference_plan(self) -> PrecisionPlan:
         """The plan that runs every layer at the reference precision."""
-        return self._reference.plan
+        return self._reference
 
     @property
     def active_plan(self) -> PrecisionPlan:
         """The plan that the next batch runs under."""
-        return self._active.plan
+        return self._active
 
     @property
     def calibration(self) -> Calibration:
         """Calibrated input ranges by layer name; empty before `calibrate` or `load_calibration`."""
-        return self._packed.calibration
+        return self._layers.packed.calibration
 
     def native_kernel(self, layer_index: int, name: str) -> str | None:
         """Name of the native kernel that runs a layer at a precision; None if it is emulated.
@@ -139,7 +139,7 @@ class SwitchableModel:
         Raises:
             PrecisionError: If there is no such precision.
         """
-        return self._packed.native_kernel(layer_index, name)
+        return self._layers.packed.native_kernel(layer_index, name)
 
     # --- calibration ------------------------------------------------------------------------------------
 
@@ -151,7 +151,7 @@ class SwitchableModel:
             ModelError: If a layer ran on no sample, or read an activation that is NaN or infinite.
         """
         observers = [ActivationObserver(shape.name) for shape in self._shapes]
-        watched = InFlightBatch(self._reference.kernels, lambda index, x: observers[index].observe(x))
+        watched = InFlightBatch(self.prepare(self._reference), lambda index, x: observers[index].observe(x))
         for batch in batches:
             self._run(batch, watched)
         widths = integer_widths(self._precisions)
@@ -165,7 +165,7 @@ class SwitchableModel:
         Raises:
             ModelError: If it lacks one of the layers, or ranges that a precision on offer needs.
         """
-        self._packed.load(calibration)
+        self._layers.load(calibration)
         self.switch(self.active_plan)
 
     # --- switching and running --------------------------------------------------------------------------
@@ -178,11 +178,12 @@ class SwitchableModel:
             PrecisionError: If it uses a precision that is not on offer.
             ModelError: If the model was not calibrated.
         """
-        return self._packed.kernels(plan)
+        return self._layers.kernels(plan)
 
     def switch(self, plan: PrecisionPlan) -> None:
         """Run every batch that begins from now on under ``plan``; raises as `prepare` does."""
-        self._active = _Active(plan, self.prepare(plan))
+        self.prepare(plan)
+        self._active = plan
 
     def run(self, batch: Inputs, plan: PrecisionPlan | None = None) -> Any:
         """Run one batch under ``plan`` (None: the active plan) and return what the model returns.
@@ -190,9 +191,11 @@ class SwitchableModel:
         The plan holds for this call in this thread only: shadow runs need no switch.
 
         Raises:
-            ModelError: If the model is detached; further as `prepare`.
+            ModelError: If the model is detached, or ``plan`` changes a layer and weights have changed since
+                the model was attached; further as `prepare`.
         """
-        return self._run(batch, InFlightBatch(self._active.kernels if plan is None else self.prepare(plan)))
+        call = partial(call_model, self._model, batch)
+        return self._execute(call, self._active if plan is None else plan)
 
     def run_layers(self, batch: Inputs, layers: Sequence[Callable[[Tensor], Tensor]]) -> Any:
         """Run one batch in which ``layers`` stand in for the switchable ones, folded BatchNorms included.
@@ -200,15 +203,17 @@ class SwitchableModel:
         Raises:
             ModelError: If the model is detached.
         """
-        return self._run(batch, InFlightBatch(tuple(PackedKernel(layer, None) for layer in layers)))
+        norms = [() if found.batch_norm is None else (found.batch_norm,) for found in self._found]
+        kernels = (PackedKernel(layer, None, norm) for layer, norm in zip(layers, norms, strict=True))
+        return self._run(batch, InFlightBatch(tuple(kernels)))
 
     def holding(self, kernels: Kernels) -> AbstractContextManager[None]:
         """A context in which parts of the model that this thread calls run ``kernels``, which `prepare` gave.
 
         Raises:
-            ModelError: If the model is detached.
+            ModelError: If the model is detached, or weights have changed since it was attached.
         """
-        return self._in_flight.holding(InFlightBatch(kernels))
+        return self._in_flight.holding(self._held(kernels))
 
     @torch.inference_mode()
     def logits(self, batches: Iterable[Inputs], plan: PrecisionPlan | None = None) -> Tensor:
@@ -225,7 +230,7 @@ class SwitchableModel:
         captured: list[list[Tensor]] = [[] for _ in self._shapes]
         # Copied, because layers that work in place may write into them later.
         watch: Watch = lambda index, x: captured[index].append(x.clone())  # noqa: E731
-        self._run(batch, InFlightBatch(self._reference.kernels, watch))
+        self._run(batch, InFlightBatch(self.prepare(self._reference), watch))
         return tuple(map(tuple, captured))
 
     def layer_callable(self, layer_index: int, name: str) -> Callable[[Tensor], Tensor]:
@@ -236,7 +241,7 @@ class SwitchableModel:
             ModelError: If the model was not calibrated.
         """
         if name != REFERENCE:
-            return self._packed.kernel(layer_index, name).run
+            return self._layers.packed.kernel(layer_index, name).run
         found = self._found[layer_index]
         layer = original_forward(found.module)
         if found.batch_norm is None:
@@ -256,7 +261,7 @@ class SwitchableModel:
         """
         with self._in_flight.stopped():
             self._give_back()
-        self._packed.drop()
+        self._layers.drop()
 
     def __enter__(self) -> Self:
         return self
@@ -266,20 +271,46 @@ class SwitchableModel:
 
     # --- inside -----------------------------------------------------------------------------------------
 
+    def _execute(self, call: Callable[[], Any], plan: PrecisionPlan, *, or_after_stop: bool = False) -> Any:
+        """``call`` the model under ``plan``; if what is sealed is read, again with every layer by itself."""
+        held = self._held(self.prepare(plan))
+        try:
+            with self._in_flight.holding(held, or_after_stop=or_after_stop):
+                output = call()
+            if not held.leaks:
+                return output
+        except Exception:
+            if not held.seals:
+                raise
+        with self._in_flight.holding(
+            self._held(self._layers.kernels(plan, apart=True)), or_after_stop=or_after_stop
+        ):
+            output = call()
+        self._layers.part()
+        return output
+
+    def _held(self, kernels: Kernels) -> InFlightBatch:
+        if any(kernels):
+            self._weights.require_unchanged()
+        return InFlightBatch(kernels)
+
     def _run(self, batch: Inputs, held: InFlightBatch) -> Any:
         with self._in_flight.holding(held):
             return call_model(self._model, batch)
 
     def _attach(self) -> None:
-        forwards = SwitchedForwards(self._in_flight, lambda: self._active.kernels)
+        current = self._in_flight.current
+
+        def held() -> InFlightBatch:
+            # A part of the model that is called by itself gives its caller what the model computes there.
+            return current() or self._held(self._layers.kernels(self._active, apart=True))
+
         for index, found in enumerate(self._found):
-            self._patches.replace(found.module, partial(forwards.layer, index))
-            if found.batch_norm is not None:
-                self._patches.replace(found.batch_norm, partial(forwards.norm, index))
-        for chain in self._chains:
-            if chain.relu is not None:
-                self._patches.replace(chain.relu, relu_forward)
-        self._patches.replace(self._model, forwards.model)
+            self._patches.replace(found.module, partial(switched, held, index, found.module))
+        for module in self._layers.between:
+            self._patches.replace(module, partial(merged, module))
+        direct = lambda call: self._execute(call, self._active, or_after_stop=True)  # noqa: E731
+        self._patches.replace(self._model, partial(whole, current, direct))
 
     def _give_back(self) -> None:
         self._patches.undo()

@@ -7,7 +7,7 @@ from torch import nn
 from wattbit.calibration import calibration_from_json
 from wattbit.errors import BundleError
 from wattbit.execution.switchable import SwitchableModel
-from wattbit.model_inputs import Inputs, select
+from wattbit.model_inputs import Inputs
 from wattbit.plan import PrecisionPlan
 from wattbit.serving.bundle import ControllerBundle
 from wattbit.storage.fingerprint import model_fingerprint
@@ -36,15 +36,19 @@ def attach(
     Args:
         bundle: The bundle.
         model: The model it was made for.
-        example: Some real inputs; the first two samples are run.
+        example: Some real inputs; all of them are run, because only the model knows which tensors hold
+            samples.
         plan: The plan that will run.
 
     Raises:
-        BundleError: If the model's layers are not the bundle's, or the bundle's calibration is garbled.
+        BundleError: If the model's weights or layers are not the bundle's, or the bundle's calibration is
+            garbled.
     """
     layers = bundle.profile.layer_names
-    switchable = SwitchableModel(model, select(example, slice(0, 2)), bundle.profile.precisions)
+    switchable = SwitchableModel(model, example, bundle.profile.precisions)
     try:
+        # Weights may have been loaded since the runtime was created; from here on they are watched.
+        require_model(bundle, model)
         if switchable.layer_names != layers:
             raise BundleError(
                 f"the model runs {len(switchable.layer_names)} switchable layers under other names or in "

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from wattbit.calibration import LayerCalibration
 from wattbit.execution.kernels.layer_weights import LayerWeights
@@ -68,7 +68,17 @@ class NativeKernel:
 
 @dataclass(frozen=True, slots=True)
 class PackedKernel:
-    """A packed kernel and how it runs: ``name`` of the native kernel, or None if it is emulated."""
+    """A packed kernel and how it runs.
+
+    Attributes:
+        run: The kernel.
+        native: Name of the native kernel, or None if it is emulated.
+        readers: The modules that alone may read what it writes, one after the other: the BatchNorm that is
+            folded in.
+        code_readers: The same where it writes codes: up to the layer that reads them.
+    """
 
     run: Kernel
     native: str | None
+    readers: tuple[nn.Module, ...] = ()
+    code_readers: tuple[nn.Module, ...] = ()

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from wattbit.execution.patching import is_replaced
+
 
 @dataclass(frozen=True, slots=True)
 class LayerWeights:
@@ -53,15 +55,26 @@ class LayerWeights:
 
 
 def is_switchable(module: nn.Module) -> bool:
-    """True if wattbit can run this module at other precisions: Linear, and Conv2d padded with zeros.
+    """True if wattbit can run this module at other precisions: Linear, and Conv2d padded with zeros."""
+    return isinstance(module, nn.Linear | nn.Conv2d) and why_left_alone(module) is None
 
-    A subclass with a forward pass of its own computes something else, and is left alone.
+
+def why_left_alone(module: nn.Linear | nn.Conv2d) -> str | None:
+    """Why a layer does not switch, for people; None if it does.
+
+    A layer with a forward pass of its own, of its class or patched in, computes something else.
     """
-    if isinstance(module, nn.Conv2d):
-        kind = type(module)
-        plain = kind.forward is nn.Conv2d.forward and kind._conv_forward is nn.Conv2d._conv_forward
-        return plain and module.padding_mode == "zeros" and not isinstance(module.padding, str)
-    return isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward
+    kind, base = type(module), nn.Conv2d if isinstance(module, nn.Conv2d) else nn.Linear
+    for name in ("forward", "_conv_forward", "__call__", "_call_impl", "_wrapped_call_impl"):
+        if is_replaced(module, name):
+            return f"its {name} is replaced"
+        if getattr(kind, name, None) is not getattr(base, name, None):
+            return f"its class {kind.__name__} has a {name} of its own"
+    if module.__dict__.get("_compiled_call_impl") is not None:
+        return "it is compiled by itself"
+    if isinstance(module, nn.Conv2d) and (module.padding_mode != "zeros" or isinstance(module.padding, str)):
+        return f"its padding is {module.padding!r} of {module.padding_mode}"
+    return None
 
 
 def weight_of(module: nn.Module) -> Tensor:
@@ -110,5 +123,5 @@ def _fold(weight: Tensor, bias: Tensor | None, norm: nn.BatchNorm2d) -> tuple[Te
 
 
 def _pair(value: str | tuple[int, ...]) -> tuple[int, int]:
-    # `is_switchable` has refused padding that is given as a text.
+    # `why_left_alone` has refused padding that is given as a text.
     return int(value[0]), int(value[1])
