@@ -142,3 +142,65 @@ def test_a_garbled_calibration_is_refused_in_one_line(path: list[Any], value: An
 def test_what_is_no_calibration_is_refused(text: str) -> None:
     with pytest.raises(ValueError):
         calibration_from_json(text)
+
+
+# --- what the sample sees -----------------------------------------------------------------------------------
+
+
+def test_every_count_of_small_maps_sees_a_position_that_alone_is_not_zero() -> None:
+    for count in range(400, 601):
+        x = torch.zeros(count, 1, 7, 7)
+        x.flatten(1)[:, count % 49] = torch.linspace(0.5, 1.0, count)
+        observer = ActivationObserver("layer")
+        observer.observe(x)
+        share = float((torch.cat(observer._samples) > 0).float().mean())
+        assert share == pytest.approx(1 / 49, rel=0.02), count
+        if count % 20 == 0:
+            assert observer.calibrate([8]).affine[8].scale == pytest.approx(1 / 255, rel=0.01)
+
+
+@pytest.mark.parametrize("shape", [(300, 64), (40, 16, 64), (64, 64, 7, 7), (16, 16, 30, 17)])
+def test_an_outlier_is_in_the_range_whichever_column_position_or_channel_has_it(
+    shape: tuple[int, ...],
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    plain = 0.1 * torch.randn(shape, generator=generator)
+    for axis in range(1, len(shape)):
+        scales = []
+        for index in range(0, shape[axis], max(1, shape[axis] // 5)):
+            x = plain.clone()
+            x.select(axis, index).add_(13.0)
+            scales.append(observed(x, bits=(4,)).affine[4].scale)
+        assert min(scales) > 0.8 * max(scales) > 0.5
+
+
+@pytest.mark.parametrize("shape", [(50_000,), (200, 500), (100, 20, 50), (50, 8, 20, 20)])
+def test_the_true_ends_of_the_range_are_always_in_the_sample(shape: tuple[int, ...]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(shape, generator=generator) - 0.5
+    for index in range(0, x.numel(), 9973):
+        one = x.clone()
+        one.view(-1)[index] = 1e4
+        one.view(-1)[index - 1] = -1e4
+        found = observed(one)
+        assert found.absmax == 1e4
+        # One value that is 20,000 times as large as the others outweighs them all.
+        span = found.affine[8]
+        assert span.highest_step * span.scale > 9e3
+        assert span.lowest_step * span.scale < -9e3
+
+
+def test_every_row_column_and_position_is_in_the_sample() -> None:
+    for shape in ((64, 768), (8, 32, 512), (128, 40, 9, 11), (5_000,), (10_000, 3), (2, 4_096)):
+        for axis, size in enumerate(shape):
+            index = torch.arange(size, dtype=torch.float32).reshape(-1, *[1] * (len(shape) - axis - 1))
+            observer = ActivationObserver("layer")
+            observer.observe(index.expand(shape))
+            seen = torch.cat(observer._samples)
+            assert len(seen) <= 4_096
+            assert len(set(seen.tolist())) == min(size, 4_096)
+
+
+def test_the_same_batches_give_the_same_calibration() -> None:
+    batches = [torch.randn(64, 300, generator=torch.Generator().manual_seed(i)) for i in range(20)]
+    assert observed(*batches) == observed(*batches)

@@ -171,7 +171,7 @@ def test_a_plan_that_was_not_built_is_refused(switchable: SwitchableModel, conv_
     plan = _uniform(switchable, "int8")
     with pytest.raises(PlanError, match=f"plan {plan.plan_id} was not compiled, 1 others were"):
         compiled.switch(plan)
-    with pytest.raises(PlanError, match="give every plan that is to be served"):
+    with pytest.raises(PlanError, match="give CompiledPlans every plan that it will serve"):
         compiled.run(conv_inputs, plan)
     assert compiled.active_plan == switchable.reference_plan
 

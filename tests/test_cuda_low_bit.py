@@ -86,9 +86,7 @@ def test_a_nan_in_the_input_is_seen_in_the_output(name: str) -> None:
     assert run(x)[3].isnan().all()
 
 
-@pytest.mark.parametrize(
-    ("name", "unseen"), [("int8", (1e6, -1e6, 1e30)), ("fp8_e4m3", (torch.inf, -torch.inf, 1e30))]
-)
+@pytest.mark.parametrize(("name", "unseen"), [("int8", (1e6, -1e6, 1e30)), ("fp8_e4m3", (1e6, -1e6, 1e11))])
 def test_what_calibration_never_saw_runs_as_emulated(name: str, unseen: tuple[float, float, float]) -> None:
     layer, x = linear(32, 64), torch.randn(8, 64)
     calibration = calibrated(x)

@@ -61,8 +61,22 @@ def fake_int8(monkeypatch: pytest.MonkeyPatch, machine: FakeMachine) -> None:
     monkeypatch.setattr(registry, "NATIVE_KERNELS", [kernel])
 
 
+def charge(
+    monkeypatch: pytest.MonkeyPatch, machine: FakeMachine, kind: Any, seconds: Callable[[Tensor], float]
+) -> None:
+    """Have every layer of a class charge for what it reads; a patch of one layer would be left alone."""
+    forward = kind.forward
+
+    def run(self: nn.Module, input: Tensor) -> Tensor:  # noqa: A002
+        machine.work(seconds(input))
+        y: Tensor = forward(self, input)
+        return y
+
+    monkeypatch.setattr(kind, "forward", run)
+
+
 class Timed(nn.Module):
-    """Charges for every value read, as ``forward`` of a layer would."""
+    """Layers, and a rest that takes some time."""
 
     def __init__(self, machine: FakeMachine) -> None:
         super().__init__()
@@ -70,17 +84,7 @@ class Timed(nn.Module):
         self.twice = nn.Linear(4, 4)
         self.same_as_first = nn.Linear(4, 4)
         self.rest_s = 1e-4
-        for layer in self.children():
-            layer.forward = self._timed(machine, layer.forward)
         self._machine = machine
-
-    @staticmethod
-    def _timed(machine: FakeMachine, forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-        def run(input: Tensor) -> Tensor:  # noqa: A002
-            machine.work(input.numel() * 1e-6)
-            return forward(input)
-
-        return run
 
     def forward(self, x: Tensor) -> Tensor:
         self._machine.work(self.rest_s)
@@ -89,8 +93,11 @@ class Timed(nn.Module):
 
 
 @pytest.fixture
-def timed(machine: FakeMachine, fake_int8: None) -> Iterator[SwitchableModel]:
+def timed(
+    monkeypatch: pytest.MonkeyPatch, machine: FakeMachine, fake_int8: None
+) -> Iterator[SwitchableModel]:
     x = torch.randn(8, 4)
+    charge(monkeypatch, machine, nn.Linear, lambda read: read.numel() * 1e-6)
     with SwitchableModel(Timed(machine), x, ["int8", "int4"]) as model:
         model.calibrate([x])
         yield model
@@ -157,23 +164,16 @@ def test_layers_of_equal_shape_share_one_measurement(timed: SwitchableModel, mac
 
 
 def test_a_layer_with_batch_norm_is_measured_apart_from_one_without(
-    machine: FakeMachine, fake_int8: None
+    monkeypatch: pytest.MonkeyPatch, machine: FakeMachine, fake_int8: None
 ) -> None:
+    charge(monkeypatch, machine, nn.Conv2d, lambda read: 1e-4)
+    charge(monkeypatch, machine, nn.BatchNorm2d, lambda read: 3e-4)
+
     class Net(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.plain, self.normed = nn.Conv2d(2, 2, 1), nn.Conv2d(2, 2, 1)
             self.norm = nn.BatchNorm2d(2)
-            for module, seconds in ((self.plain, 1e-4), (self.normed, 1e-4), (self.norm, 3e-4)):
-                module.forward = self._timed(module.forward, seconds)  # type: ignore[method-assign, assignment]
-
-        @staticmethod
-        def _timed(forward: Callable[[Tensor], Tensor], seconds: float) -> Callable[[Tensor], Tensor]:
-            def run(input: Tensor) -> Tensor:  # noqa: A002
-                machine.work(seconds)
-                return forward(input)
-
-            return run
 
         def forward(self, x: Tensor) -> Tensor:
             out: Tensor = self.norm(self.normed(self.plain(x)))
@@ -345,7 +345,11 @@ def test_other_weights_or_another_torch_are_measured_anew(
     with monkeypatch.context() as patch:
         patch.setattr(torch, "__version__", "99.0")
         assert profiled(timed, machine, tmp_path)[1] > 0
-    assert isinstance(timed.model, Timed)
+    net, x = timed.model, torch.randn(8, 4)
+    assert isinstance(net, Timed)
+    timed.detach()
     with torch.no_grad():
-        timed.model.first.weight.mul_(2.0)
-    assert profiled(timed, machine, tmp_path)[1] > 0
+        net.first.weight.mul_(2.0)
+    with SwitchableModel(net, x, ["int8", "int4"]) as other:
+        other.calibrate([x])
+        assert profiled(other, machine, tmp_path)[1] > 0

@@ -12,7 +12,7 @@ from attached import uniform
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from wattbit.execution.kernels import cpu
+from wattbit.execution.kernels import LayerWeights, cpu
 from wattbit.execution.switchable import SwitchableModel
 from wattbit.numerics import AffineQuantizer, dequantize_weight, quantize
 
@@ -25,7 +25,9 @@ def _native_int8(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(cpu, "_pack_conv_codes", _pack_exactly)
 
 
-def _pack_exactly(layer: Any, codes: Tensor, scale: Tensor, quantizer: AffineQuantizer, emitted: Any) -> Any:
+def _pack_exactly(
+    layer: LayerWeights, codes: Tensor, scale: Tensor, quantizer: AffineQuantizer, emitted: Any
+) -> Any:
     def run(x: Tensor) -> Tensor:
         y = layer.multiply(
             (x.float() - quantizer.zero_point) * quantizer.scale, dequantize_weight(codes, scale)

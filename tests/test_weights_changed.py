@@ -55,7 +55,7 @@ def replace_layer(model: Any) -> None:
 
 
 def move_statistics(model: Any) -> None:
-    model.stem_bn.running_mean += 1.0
+    model.stem_bn.running_mean.add_(1.0)
 
 
 def step(model: Any) -> None:
@@ -128,7 +128,7 @@ class Counting(nn.Module):
         self.register_buffer("cache", torch.zeros(0), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        self.calls += 1
+        self.calls.add_(1)  # type: ignore[operator]
         self.cache = x.detach().clone()
         y: Tensor = self.layer(x)
         return y
@@ -160,14 +160,14 @@ def test_no_gradient_passes_a_layer_at_a_low_precision(
         *(switchable.reference_plan.replace(**{layer: name}) for layer in switchable.layer_names),
     ):
         with pytest.raises(ModelError, match="has no gradient"):
-            switchable.run(x, plan).sum().backward()
+            torch.autograd.backward(switchable.run(x, plan).sum())
         assert x.grad is None
 
 
 def test_gradients_at_the_reference_are_the_models_own(switchable: SwitchableModel) -> None:
     def gradients(run: Callable[[Tensor], Tensor]) -> list[Tensor]:
         x = tiny.images(4).requires_grad_()
-        run(x).square().sum().backward()
+        torch.autograd.backward(run(x).square().sum())
         assert x.grad is not None
         found = [x.grad, *(p.grad.clone() for p in switchable.model.parameters() if p.grad is not None)]
         switchable.model.zero_grad()
@@ -189,6 +189,6 @@ def test_layers_after_the_last_low_precision_one_can_be_trained(switchable: Swit
 def test_forward_mode_gradients_are_refused(switchable: SwitchableModel) -> None:
     x = tiny.images(4)
     with torch.autograd.forward_ad.dual_level():
-        dual = torch.autograd.forward_ad.make_dual(x, torch.ones_like(x))
+        dual = torch.autograd.forward_ad.make_dual(x, torch.ones_like(x))  # type: ignore[no-untyped-call]
         with pytest.raises(ModelError, match="has no gradient"):
             switchable.run(dual, uniform(switchable, "int8"))

@@ -23,6 +23,7 @@ CALIBRATION_SCHEMA = 1
 
 _SAMPLES_PER_LAYER = 16_384
 _SAMPLES_PER_BATCH = 4_096
+_SEED = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,10 @@ Calibration = Mapping[str, LayerCalibration]
 
 
 class ActivationObserver:
-    """Collects a bounded, evenly spaced sample of a layer's input values over several batches.
+    """Collects a bounded pseudo-random sample of a layer's input values over several batches.
+
+    The sample covers every index of every axis evenly: samples, channels or columns, and positions. What is
+    true of some channel or position only is so found, whatever the shapes.
 
     Args:
         layer: The layer's name.
@@ -54,7 +58,8 @@ class ActivationObserver:
         self._samples: list[Tensor] = []
         self._kept = 0
         self._thinning = 1
-        self._absmax = 0.0
+        self._low, self._high = math.inf, -math.inf
+        self._random = torch.Generator().manual_seed(_SEED)
 
     def observe(self, x: Tensor) -> None:
         """Add the values of ``x`` (any shape).
@@ -64,24 +69,34 @@ class ActivationObserver:
         """
         if not x.numel():
             return
-        flat = x.detach().reshape(-1).float()
-        largest = float(flat.abs().max())
-        if not math.isfinite(largest):
+        x = x.detach().float()
+        low, high = (float(end) for end in x.aminmax())
+        if not math.isfinite(low) or not math.isfinite(high):
             raise ModelError(
                 f"layer {self.layer!r} reads NaN or infinite activations; "
                 "calibrate on inputs for which the model's activations are finite"
             )
-        self._absmax = max(self._absmax, largest)
-        self._keep(flat[:: _odd_step(flat.numel(), _SAMPLES_PER_BATCH) * self._thinning].clone())
-
-    def _keep(self, values: Tensor) -> None:
-        self._samples.append(values)
-        self._kept += values.numel()
+        self._low, self._high = min(self._low, low), max(self._high, high)
+        count = min(x.numel(), _SAMPLES_PER_BATCH)
+        self._samples.append(self._some(x, max(1, count // self._thinning)))
+        self._kept += self._samples[-1].numel()
         if self._kept > 4 * _SAMPLES_PER_LAYER:
             # Early batches and those to come are thinned alike, so that all count the same.
-            self._samples = [torch.cat(self._samples)[::3].clone()]
-            self._kept = self._samples[0].numel()
+            merged = torch.cat(self._samples)
+            self._samples = [self._some(merged, len(merged) // 3)]
+            self._kept = len(self._samples[0])
             self._thinning *= 3
+
+    def _some(self, x: Tensor, count: int) -> Tensor:
+        """``count`` values of ``x``, or all if they are no more: along each axis, every index as often."""
+        if x.numel() <= count:
+            return x.reshape(-1).clone()
+        x = x.flatten(2) if x.ndim > 3 else x  # positions of an image are one axis
+        return x[tuple(self._indices(size, count).to(x.device) for size in x.shape)]
+
+    def _indices(self, size: int, count: int) -> Tensor:
+        rounds = [torch.randperm(size, generator=self._random) for _ in range(-(-count // size))]
+        return torch.cat(rounds)[:count]
 
     def calibrate(self, bits: Iterable[int]) -> LayerCalibration:
         """Fit the quantizers for each width in ``bits`` to what was observed.
@@ -94,14 +109,13 @@ class ActivationObserver:
                 f"layer {self.layer!r} ran on 0 calibration samples, needs at least 1; "
                 "calibrate on inputs that reach every layer"
             )
-        sample = torch.cat(self._samples)
-        sample = sample[:: _odd_step(sample.numel(), _SAMPLES_PER_LAYER)]
-        return LayerCalibration(self._absmax, {b: activation_quantizer(sample, b) for b in bits})
-
-
-def _odd_step(length: int, wanted: int) -> int:
-    """A step that leaves at most ``wanted`` of ``length`` values; odd, so that every channel occurs."""
-    return -(-length // wanted) | 1
+        sample = self._some(torch.cat(self._samples), _SAMPLES_PER_LAYER)
+        # The true ends of the range are among the values, however rare they are.
+        low, high = (float(end) for end in sample.aminmax())
+        lacking = [self._low] * (self._low < low) + [self._high] * (self._high > high)
+        sample = torch.cat([sample, sample.new_tensor(lacking)])
+        absmax = max(-self._low, self._high)
+        return LayerCalibration(absmax, {b: activation_quantizer(sample, b) for b in bits})
 
 
 def integer_widths(precisions: Iterable[Precision]) -> tuple[int, ...]:

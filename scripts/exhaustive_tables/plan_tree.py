@@ -71,13 +71,13 @@ class PlanTree:
         kept = {node: value for node, value in values.items() if node in self._live[depth]}
         early = self._early[depth]
         for index, plan in enumerate(self._uniform):
-            self._model.switch(plan)
             reached = dict(kept)
-            for node in self._stages[depth]:
-                memo = memos[early[node]].setdefault((depth, index), {}) if node in early else reached
-                if node not in memo:
-                    memo[node] = self._value(node, reached)
-                reached[node] = memo[node]
+            with self._model.holding(self._model.prepare(plan)):
+                for node in self._stages[depth]:
+                    memo = memos[early[node]].setdefault((depth, index), {}) if node in early else reached
+                    if node not in memo:
+                        memo[node] = self._value(node, reached)
+                    reached[node] = memo[node]
             yield from self._descend(depth + 1, reached, (*memos, {}))
 
     def _run(self, nodes: Sequence[fx.Node], values: Values) -> None:

@@ -244,10 +244,8 @@ class SwitchableModel:
             return self._layers.packed.kernel(layer_index, name).run
         found = self._found[layer_index]
         layer = original_forward(found.module)
-        if found.batch_norm is None:
-            return layer
-        norm = original_forward(found.batch_norm)
-        return lambda x: norm(layer(x))
+        norm = None if found.batch_norm is None else original_forward(found.batch_norm)
+        return layer if norm is None else lambda x: norm(layer(x))
 
     # --- attaching and detaching ------------------------------------------------------------------------
 

@@ -5,8 +5,8 @@ A convolution's activations have one calibrated scale, a linear layer's one for 
 oneDNN multiplies unsigned 8-bit activations by signed 8-bit weights and accumulates in int32. Without the
 VNNI instructions it uses a 16-bit intermediate that can saturate, so such CPUs run int8 emulated.
 
-Integers have no NaN. A token that holds one gets a scale of NaN; a convolution's input that holds one runs
-emulated. Either way it is carried to the output, where whoever runs the model can see it.
+Integers have no NaN and no infinity. An input that holds one runs emulated, so that it is carried to the
+output, where whoever runs the model can see it.
 
 oneDNN's integer convolutions are wrong, or crash, on two kinds of geometry, found by comparing thousands of
 random ones with emulation: windows that lie in the padding as a whole, so such inputs are padded here; and
@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wattbit.calibration import LayerCalibration
+from wattbit.execution.kernels.beyond_range import farthest, run_split
 from wattbit.execution.kernels.kernel import Kernel
 from wattbit.execution.kernels.layer_weights import LayerWeights
 from wattbit.execution.kernels.registry import native_kernel
@@ -108,12 +109,19 @@ def _pack_conv(
     quantizer = calibration.affine[precision.activation_bits]
     run_codes = _pack_conv_codes(layer, codes, scale, quantizer, emitted)
 
+    limit = farthest(calibration.absmax)
+
+    def emulated(x: Tensor) -> Tensor:
+        return layer.apply(fake_quantize(x, quantizer), dequantize_weight(codes, scale))
+
     def run(x: Tensor) -> Tensor:
         if x.dtype == torch.uint8:
             return run_codes(x)
+        if not x.numel():
+            return emulated(x)
         # The sum tells in one pass, where a test of every value would take longer than quantizing it does.
-        if not x.numel() or not math.isfinite(float(x.detach().sum())):
-            return layer.apply(fake_quantize(x, quantizer), dequantize_weight(codes, scale))
+        if not abs(float(x.detach().sum())) <= limit:
+            return run_split(emulated, layer, x, limit)
         if x.ndim == 3:
             return run_codes(quantize(x.unsqueeze(0), quantizer)).squeeze(0)
         return run_codes(quantize(x, quantizer))
@@ -133,6 +141,8 @@ def _pack_linear(layer: LayerWeights, precision: Precision, calibration: LayerCa
         if not x.numel():
             return layer.apply(x, layer.weight)
         tokens = quantize_tokens(x, precision.activation_bits)
+        if math.isnan(float(tokens.scale.sum())):
+            return run_split(run, layer, x)
         y = torch.ops.onednn.qlinear_pointwise(
             tokens.codes, 1.0, tokens.zero_point, packed, scale, zero_points, None,
             1.0, 0, torch.float32, "none", [], "",

@@ -81,12 +81,13 @@ def pack_fp8(
     scale = fp8_weight_scale(layer.weight)
     columns = _to_e4m3(layer.weight / scale[:, None]).t()
     x_scale = torch.full((), fp8_activation_scale(calibration.absmax), device=layer.weight.device)
-    factor = scale * x_scale
+    factor, zero = scale * x_scale, torch.zeros_like(x_scale)
     shift = torch.zeros_like(scale) if layer.bias is None else layer.bias
 
     def run(x: Tensor) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
-        total = product(_to_e4m3(rows / x_scale), columns)
+        # Infinity times 0 is NaN, which stays where infinity would be clamped.
+        total = product(_to_e4m3((rows / x_scale).addcmul_(rows, zero)), columns)
         return torch.addcmul(shift, total, factor).reshape(*x.shape[:-1], len(factor))
 
     return _unless_empty(run, layer)

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wattbit.calibration import LayerCalibration
+from wattbit.execution.kernels.beyond_range import LARGEST, farthest, guarded
 from wattbit.execution.kernels.kernel import Kernel
 from wattbit.execution.kernels.layer_weights import LayerWeights
 from wattbit.numerics import (
@@ -37,12 +38,16 @@ def pack_emulated(layer: LayerWeights, precision: Precision, calibration: LayerC
     """Prepare ``layer`` to run at ``precision``: weights are rounded once, inputs at each call."""
     if precision.weight_only:
         return _pack_weight_only(layer, precision)
+    limit = farthest(calibration.absmax)
     if precision.family == "int":
-        return _pack_integer(layer, precision, calibration)
+        if not layer.is_conv and precision.activation_bits >= LEAST_TOKEN_BITS:
+            return guarded(_pack_tokens(layer, precision), layer)
+        return guarded(_pack_integer(layer, precision, calibration), layer, limit)
     if precision.family == "block":
-        return _pack_block(layer, precision, calibration)
+        block = _pack_block(layer, precision, calibration)
+        return guarded(block, layer, LARGEST if precision.name == "mxfp4" else limit)
     if precision.name == "fp8_e4m3":
-        return _pack_fp8(layer, calibration)
+        return guarded(_pack_fp8(layer, calibration), layer, limit)
     return _pack_float(layer, precision)
 
 
@@ -70,10 +75,7 @@ def _pack_integer(layer: LayerWeights, precision: Precision, calibration: LayerC
     Rounded values times rounded values would differ from such a kernel in the last bits, and the next layer
     rounds some of these differences up to whole steps.
     """
-    scale = integer_weight_scale(layer.weight, precision.weight_bits)
-    codes = quantize_weight(layer.weight, scale, precision.weight_bits).to(torch.float32)
-    if not layer.is_conv and precision.activation_bits >= LEAST_TOKEN_BITS:
-        return _pack_tokens(layer, codes, scale, precision.activation_bits)
+    scale, codes = _float_codes(layer, precision)
     quantizer = calibration.affine[precision.activation_bits]
     scale = layer.per_output(scale)
     bias = 0.0 if layer.bias is None else layer.per_output(layer.bias)
@@ -85,7 +87,14 @@ def _pack_integer(layer: LayerWeights, precision: Precision, calibration: LayerC
     return run
 
 
-def _pack_tokens(layer: LayerWeights, codes: Tensor, scale: Tensor, bits: int) -> Kernel:
+def _float_codes(layer: LayerWeights, precision: Precision) -> tuple[Tensor, Tensor]:
+    scale = integer_weight_scale(layer.weight, precision.weight_bits)
+    return scale, quantize_weight(layer.weight, scale, precision.weight_bits).to(torch.float32)
+
+
+def _pack_tokens(layer: LayerWeights, precision: Precision) -> Kernel:
+    scale, codes = _float_codes(layer, precision)
+    bits = precision.activation_bits
     bias = torch.zeros_like(scale) if layer.bias is None else layer.bias
 
     def run(x: Tensor) -> Tensor:
