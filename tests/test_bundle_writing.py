@@ -51,6 +51,11 @@ def test_no_file_of_a_bundle_holds_a_pickle(bundle_dir: Path) -> None:
 # --- writing ----------------------------------------------------------------------------------------------
 
 
+def cannot_swap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a system that cannot exchange two folders at once: they are moved one after the other."""
+    monkeypatch.setattr("wattbit.serving.bundle_files.swapped", lambda new, folder: False)
+
+
 def test_an_older_bundle_is_replaced(bundle: ControllerBundle, bundle_dir: Path) -> None:
     save_bundle(bundle, bundle_dir, EXTRA)
     save_bundle(replace(bundle, created="later"), bundle_dir)
@@ -88,6 +93,7 @@ def test_a_write_that_fails_leaves_the_old_bundle_or_nothing(
 ) -> None:
     folder = tmp_path / "bundle"
     save_bundle(replace(bundle, created="earlier"), folder)
+    cannot_swap(monkeypatch)
     steps = 0
     write, move = Path.write_bytes, Path.replace
 
@@ -132,6 +138,7 @@ def test_a_first_bundle_that_cannot_be_put_in_place_leaves_nothing(
 def test_an_old_bundle_that_cannot_be_put_back_is_not_deleted(
     bundle: ControllerBundle, bundle_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    cannot_swap(monkeypatch)
     move = Path.replace
 
     def only_away(path: Path, target: Path) -> Path:

@@ -13,9 +13,12 @@ from pathlib import Path
 
 from wattbit.errors import PlanError
 from wattbit.precision import precision
+from wattbit.storage.regular_file import read_regular
 from wattbit.storage.strict_json import parse_json
 
 PLAN_SCHEMA = 1
+
+_MOST_BYTES = 2**24
 
 
 class PrecisionPlan(Mapping[str, str]):
@@ -156,9 +159,10 @@ class PrecisionPlan(Mapping[str, str]):
             PlanError: If the file cannot be read, or its text is no plan for the model.
         """
         try:
-            text = path.read_text(encoding="utf-8")
+            text = read_regular(path, _MOST_BYTES).decode()
         except (OSError, UnicodeDecodeError) as error:
-            raise PlanError(f"cannot read plan file {path}: {error}; give the path of a JSON file") from None
+            why = getattr(error, "strerror", None) or error
+            raise PlanError(f"cannot read plan file {path}: {why}; give the path of a JSON file") from None
         return cls.parse(text, layers)
 
 

@@ -14,8 +14,11 @@ from numpy.typing import NDArray
 
 from wattbit.features import Context, FeatureEncoder, Mask, Observation, PlanBuilder
 from wattbit.plan import PrecisionPlan
+from wattbit.storage.npz import read_npz
 
 POLICY_SCHEMA = 1
+
+_MOST_BYTES = 2**25
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,19 +110,24 @@ class MLPPolicy:
             ValueError: If the data is not such a file.
         """
         try:
-            with np.load(io.BytesIO(data), allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
-            if int(arrays["schema"]) != POLICY_SCHEMA:
-                raise ValueError(f"policy schema {arrays['schema']} is not {POLICY_SCHEMA}")
-            count = sum(name.startswith("weight_") for name in arrays)
+            arrays = read_npz(data, _MOST_BYTES)
+            count = (len(arrays) - 3) // 2
+            names = [f"{kind}_{index}" for index in range(count) for kind in ("weight", "bias")]
+            if set(arrays) != {"schema", "precisions", "pp_per_nat", *names}:
+                raise ValueError(f"it has the arrays {', '.join(sorted(arrays)):.120}")
+            if any(arrays[name].dtype != np.float32 for name in names):
+                raise ValueError("its weights must be float32")
+            shapes = [arrays[name].ndim for name in ("schema", "precisions", "pp_per_nat")]
+            kinds = [arrays[name].dtype.kind for name in ("schema", "precisions", "pp_per_nat")]
+            if shapes != [0, 1, 0] or kinds != ["i", "U", "f"] or int(arrays["schema"]) != POLICY_SCHEMA:
+                raise ValueError(f"policy schema {arrays['schema']!r:.80} is not {POLICY_SCHEMA}")
             return cls(
-                weights=tuple(arrays[f"weight_{i}"].astype(np.float32) for i in range(count)),
-                biases=tuple(arrays[f"bias_{i}"].astype(np.float32) for i in range(count)),
+                weights=tuple(arrays[f"weight_{i}"] for i in range(count)),
+                biases=tuple(arrays[f"bias_{i}"] for i in range(count)),
                 precisions=tuple(str(name) for name in arrays["precisions"]),
                 pp_per_nat=float(arrays["pp_per_nat"]),
             )
-        except Exception as error:
-            # What numpy, zipfile and zlib raise on damaged archives has no common base.
+        except ValueError as error:
             raise ValueError(f"not a policy file: {' '.join(str(error).split()):.200}") from error
 
 

@@ -13,6 +13,7 @@ that cannot switch cost; it is None where it is not known, and then figures cove
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, cast, get_args
@@ -238,8 +239,9 @@ def _layer_from(layer: Mapping[str, Any]) -> LayerProfile:
     if not isinstance(shape.name, str) or shape.kind not in get_args(LayerKind):
         raise ValueError(f"layer {shape.name!r:.80} of kind {shape.kind!r:.80} cannot switch")
     for field in fields(LayerShape)[2:]:
-        if require_number(getattr(shape, field.name), field.name) < (0 if field.name == "depth" else 1):
-            raise ValueError(f"{field.name} of layer {shape.name!r} is {getattr(shape, field.name)}")
+        value = require_number(getattr(shape, field.name), field.name)
+        if field.name != "depth" and not (isinstance(value, int) and 1 <= value < 2**63):
+            raise ValueError(f"{field.name} of layer {shape.name!r} is {value}")
     return LayerProfile(
         shape, {precision(name).name: _cost_from(cost) for name, cost in layer["costs"].items()}
     )
@@ -250,6 +252,8 @@ def _cost_from(data: Mapping[str, Any]) -> PrecisionCost:
     _optional(cost.energy_rel_std, "energy_rel_std")
     for name in ("energy_j", "latency_ms", "memory_bytes", "sensitivity", "sensitivity_std"):
         require_number(getattr(cost, name), name)
+    if not isinstance(cost.memory_bytes, int) or cost.memory_bytes >= 2**63:
+        raise ValueError(f"memory_bytes {cost.memory_bytes!r:.80} must be a whole number")
     if cost.energy_j <= 0.0 or not isinstance(cost.native, bool):
         raise ValueError(
             f"energy_j {cost.energy_j} must be above 0, native {cost.native!r:.80} true or false"
@@ -265,9 +269,14 @@ def _require_sound(profile: ModelProfile) -> None:
         raise ValueError("profile has two layers of one name")
     if profile.provenance not in get_args(Provenance) or not isinstance(profile.device, str):
         raise ValueError(f"provenance {profile.provenance!r:.80} or device {profile.device!r:.80} is unknown")
+    if len(set(profile.precisions)) < len(profile.precisions):
+        raise ValueError("profile has a precision twice")
     for layer in profile.layers:
         if profile.reference not in layer.costs or not set(layer.costs) <= set(profile.precisions):
             raise ValueError(f"layer {layer.name!r} lacks the reference or has a precision the profile lacks")
+
+    if not profile.reference_energy_j < math.inf:
+        raise ValueError("the reference's energy is beyond the range of numbers")
 
 
 def _optional(value: Any, name: str) -> float | None:

@@ -8,8 +8,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -49,6 +49,7 @@ class Judgement:
         counts: The paired counts; None for scores, or if not tested.
         needed_samples: About how many samples would certify the plan at the observed rates; None if no number
             would, or it is not known.
+        class_counts: The paired counts of each class that has a limit and samples; empty without such limits.
     """
 
     verdict: Verdict
@@ -61,6 +62,7 @@ class Judgement:
     p_value: float | None = None
     counts: PairedCounts | None = None
     needed_samples: int | None = None
+    class_counts: Mapping[int, PairedCounts] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +119,8 @@ def judge(
         overall = _judge_counts(
             "drop", PairedCounts.from_correct(reference, plan), guardrail.tolerance_pp, guardrail
         )
-    parts = [overall, *_judge_classes(reference, plan, labels, guardrail)]
+    classes = list(_judge_classes(reference, plan, labels, guardrail))
+    parts = [overall, *classes]
     limits = _judge_limits(guardrail, latency_ms, memory_bytes)
     parts += [] if limits is None else [limits]
     verdict = next(v for v in _WORST_FIRST if any(part.verdict == v for part in parts))
@@ -127,6 +130,11 @@ def judge(
         verdict=verdict,
         reasons=tuple(reason for part in parts if part.verdict == verdict for reason in part.reasons),
         needed_samples=None if None in needed else max(n for n in needed if n is not None),
+        class_counts={
+            label: part.counts
+            for label, part in zip(guardrail.per_class_pp, classes, strict=False)
+            if part.counts is not None
+        },
     )
 
 

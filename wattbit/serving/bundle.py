@@ -10,20 +10,24 @@
 ``policy.npz``            the learned policy (numpy, no pickle); absent if nothing was learned
 ``ppo.zip``               the agent, for resuming training; a serving process never opens it
 ``report.html``           the report
+``manifest.sig``          an Ed25519 signature of ``manifest.json``; absent if no key was given
 ========================  ==========================================================================
 
-Needs numpy only. Loading verifies every hash before anything is parsed.
+Needs numpy only. Loading verifies every hash before anything is parsed, and proves again what follows from
+something else in the bundle: verdicts from counts, energies from the profile.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from wattbit.errors import BundleError, OutputError, WattbitError
+from wattbit.errors import BundleError, OutputError, WattbitError, one_line
 from wattbit.judging.certificate import Certificate
+from wattbit.judging.judgement import Verdict
 from wattbit.plan import PrecisionPlan
 from wattbit.policy import MLPPolicy
 from wattbit.profile import ModelProfile, Provenance
@@ -35,6 +39,8 @@ BUNDLE_SCHEMA = 2
 _REQUIRED = ("plans.json", "profile.json", "calibration.json", "certificate.json")
 _EXTRA = ("ppo.zip", "report.html")
 _OPTIONAL = ("policy.npz", *_EXTRA)
+_MOST_JUDGEMENTS = 512
+_MOST_PLANS = 4096
 _MANIFEST_KEYS = {"model_fingerprint": str, "workload": dict, "versions": dict, "created": str}
 
 
@@ -99,15 +105,23 @@ class ControllerBundle:
     created: str = ""
 
 
-def save_bundle(bundle: ControllerBundle, folder: Path, extra: Mapping[str, bytes] | None = None) -> None:
+def save_bundle(
+    bundle: ControllerBundle,
+    folder: Path,
+    extra: Mapping[str, bytes] | None = None,
+    *,
+    signing_key: Any = None,
+) -> None:
     """Write ``bundle`` to ``folder``, which appears whole or not at all and replaces an older one.
 
     Args:
         bundle: What to write.
         folder: Where to.
         extra: Further files by name: ``report.html``, ``ppo.zip``.
+        signing_key: An Ed25519 private key to sign with: 32 bytes, PEM text, or of the package cryptography.
 
     Raises:
+        BundleError: If the key is none, or the extra ``sign`` is not installed.
         OutputError: If the folder cannot be written, holds something else than a bundle, or a file is extra
             that no bundle has.
     """
@@ -140,17 +154,23 @@ def save_bundle(bundle: ControllerBundle, folder: Path, extra: Mapping[str, byte
         "model_fingerprint": bundle.model_fingerprint,
         "workload": dict(bundle.workload),
     }
-    write_files(folder, files, manifest)
+    write_files(folder, files, manifest, signing_key)
 
 
-def load_bundle(folder: Path | str) -> ControllerBundle:
+def load_bundle(folder: Path | str, *, public_key: Any = None) -> ControllerBundle:
     """Read a bundle, every file checked against its hash first.
 
+    Args:
+        folder: The folder.
+        public_key: The Ed25519 public key that the bundle must be signed for, 32 bytes, PEM text, or of the
+            package cryptography; None takes bundles from anybody.
+
     Raises:
-        BundleError: If a file is missing, changed or garbled; the message names it.
+        BundleError: If a file is missing, changed or garbled, what it says does not follow from what it rests
+            on, or the signature is not the key's; the message names the file.
     """
     folder = Path(folder)
-    manifest, files = read_files(folder, BUNDLE_SCHEMA, (*_REQUIRED, *_OPTIONAL))
+    manifest, files = read_files(folder, BUNDLE_SCHEMA, (*_REQUIRED, *_OPTIONAL), _EXTRA, public_key)
     missing = [name for name in _REQUIRED if name not in files]
     if missing:
         raise BundleError(f"{folder / MANIFEST} lists no {missing[0]}; export the bundle again")
@@ -158,16 +178,23 @@ def load_bundle(folder: Path | str) -> ControllerBundle:
         if not isinstance(manifest.get(key), kind):
             raise BundleError(f"{folder / MANIFEST} lacks a sound {key!r}; export the bundle again")
     profile = _parse(folder, "profile.json", lambda: ModelProfile.from_json(files["profile.json"].decode()))
-    plans, compared = _parse(folder, "plans.json", lambda: _plans_from(files["plans.json"], profile))
+    if (manifest.get("device"), manifest.get("provenance")) != (profile.device, profile.provenance):
+        raise BundleError(
+            f"{folder / MANIFEST} is for another device than its profile; export the bundle again"
+        )
     fingerprint = manifest["model_fingerprint"]
+    certificates = _parse(
+        folder, "certificate.json", lambda: _certificates_from(files["certificate.json"], fingerprint)
+    )
+    plans, compared = _parse(
+        folder, "plans.json", lambda: _plans_from(files["plans.json"], profile, certificates)
+    )
     return ControllerBundle(
         plans=plans,
         compared=compared,
         profile=profile,
         calibration_json=_parse(folder, "calibration.json", files["calibration.json"].decode),
-        certificates=_parse(
-            folder, "certificate.json", lambda: _certificates_from(files["certificate.json"], fingerprint)
-        ),
+        certificates=certificates,
         policy=_parse(folder, "policy.npz", lambda: _policy_from(files.get("policy.npz"), profile)),
         model_fingerprint=fingerprint,
         workload=manifest["workload"],
@@ -177,17 +204,45 @@ def load_bundle(folder: Path | str) -> ControllerBundle:
 
 
 def _plans_from(
-    data: bytes, profile: ModelProfile
+    data: bytes, profile: ModelProfile, certificates: Sequence[Certificate]
 ) -> tuple[tuple[BundledPlan, ...], tuple[BundledPlan, ...]]:
     lists = parse_json(data)
-    plans, compared = (
-        tuple(_plan_from(record, profile) for record in lists[key]) for key in ("plans", "compared")
+    if lists["schema"] != BUNDLE_SCHEMA:
+        raise ValueError(f"its schema is {lists['schema']!r:.80}, not {BUNDLE_SCHEMA}")
+    if len(lists["plans"]) + len(lists["compared"]) > _MOST_PLANS:
+        raise ValueError(f"it has more than {_MOST_PLANS} plans")
+    # What is deployed may carry the saving that was metered end to end, which no sum of layers gives.
+    summed = profile.provenance == "modelled"
+    plans = tuple(_plan_from(record, profile, summed) for record in lists["plans"])
+    for plan in plans:
+        if not any(_holds(plan, certificate, profile) for certificate in certificates):
+            raise ValueError(
+                f"plan {plan.plan.plan_id} for {plan.tolerance_pp:g} pp (verdict {plan.verdict!r}) is passed by "
+                "no certificate whose figures and limits it has"
+            )
+    return plans, tuple(_plan_from(record, profile, summed=True) for record in lists["compared"])
+
+
+def _holds(plan: BundledPlan, certificate: Certificate, profile: ModelProfile) -> bool:
+    """Whether ``certificate`` passed the plan with the drop that it states, and it is within the hard limits."""
+    if not plan.certified_by(certificate):
+        return False
+    drop_pp = certificate.judgements[plan.plan.plan_id].drop_pp
+    same = drop_pp is not None and plan.drop_pp is not None and _close(plan.drop_pp, drop_pp)
+    return same and not certificate.guardrail.violations(
+        plan.latency_ms, profile.plan_memory_bytes(plan.plan)
     )
-    return plans, compared
 
 
 def _certificates_from(data: bytes, fingerprint: str) -> tuple[Certificate, ...]:
-    found = tuple(Certificate.from_json(dump_json(one)) for one in parse_json(data)["certificates"])
+    document = parse_json(data)
+    if document["schema"] != BUNDLE_SCHEMA:
+        raise ValueError(f"its schema is {document['schema']!r:.80}, not {BUNDLE_SCHEMA}")
+    records = document["certificates"]
+    # Proving a judgement again takes a while.
+    if sum(1 + len(record["judgements"]) for record in records) > _MOST_JUDGEMENTS:
+        raise ValueError(f"it has more than {_MOST_JUDGEMENTS} certificates and judgements")
+    found = tuple(Certificate.from_json(dump_json(one)) for one in records)
     for certificate in found:
         if certificate.model_fingerprint != fingerprint:
             raise ValueError(
@@ -206,22 +261,44 @@ def _policy_from(data: bytes | None, profile: ModelProfile) -> MLPPolicy | None:
 def _parse(folder: Path, name: str, read: Any) -> Any:
     try:
         return read()
-    except (AttributeError, LookupError, RecursionError, TypeError, ValueError, WattbitError) as error:
-        raise BundleError(f"{folder / name} is garbled ({error}); export the bundle again") from None
+    except (
+        ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, TypeError, ValueError,
+        WattbitError,
+    ) as error:  # fmt: skip
+        raise BundleError(
+            f"{folder / name} is garbled ({one_line(error)}); export the bundle again"
+        ) from None
 
 
 def _plan_record(plan: BundledPlan) -> dict[str, Any]:
     return {**asdict(plan), "plan": dict(plan.plan), "plan_id": plan.plan.plan_id}
 
 
-def _plan_from(record: Mapping[str, Any], profile: ModelProfile) -> BundledPlan:
+def _plan_from(record: Mapping[str, Any], profile: ModelProfile, summed: bool) -> BundledPlan:
     fields = {name: value for name, value in record.items() if name != "plan_id"}
     plan = profile.require_plan(PrecisionPlan(fields.pop("plan")))
     if plan.plan_id != record["plan_id"]:
-        raise ValueError(f"plan {record['plan_id']} does not have the layers it says")
+        raise ValueError(f"plan {record['plan_id']!r:.80} does not have the layers it says")
     found = BundledPlan(plan=plan, **fields)
     if found.provenance != profile.provenance:
         raise ValueError(f"plan {plan.plan_id} has {found.provenance!r:.80} energy, not {profile.provenance}")
+    if not isinstance(found.method, str) or found.verdict not in (None, *get_args(Verdict)):
+        raise ValueError(
+            f"plan {plan.plan_id} has method {found.method!r:.80}, verdict {found.verdict!r:.80}"
+        )
     for name in ("tolerance_pp", "energy_j", "latency_ms"):
         require_number(getattr(found, name), f"{name} of plan {plan.plan_id}")
+    for name, value in (("saving", 1.0 - found.saving), ("drop_pp", 100.0 - (found.drop_pp or 0.0))):
+        require_number(value, f"{name} of plan {plan.plan_id}, taken from its largest value,")
+    expected = {"latency_ms": profile.plan_latency_ms(plan), "saving": profile.saving(found.energy_j)}
+    expected |= {"energy_j": profile.plan_energy_j(plan)} if summed else {}
+    for name, value in expected.items():
+        if not _close(getattr(found, name), value):
+            raise ValueError(
+                f"{name} of plan {plan.plan_id} is {getattr(found, name)}, the profile gives {value}"
+            )
     return found
+
+
+def _close(found: float, expected: float) -> bool:
+    return math.isclose(found, expected, rel_tol=1e-6, abs_tol=1e-12)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from wattbit.errors import BundleError, GuardrailError
 from wattbit.features import Context, FeatureEncoder
@@ -40,13 +41,9 @@ class PrecisionController:
         self._bundle = bundle
 
     @classmethod
-    def load(cls, folder: Path | str) -> PrecisionController:
-        """Load the controller of the bundle in ``folder``.
-
-        Raises:
-            BundleError: If the bundle is missing or damaged.
-        """
-        return cls(load_bundle(folder))
+    def load(cls, folder: Path | str, *, public_key: Any = None) -> PrecisionController:
+        """Load the controller of the bundle in ``folder``; arguments and errors are `load_bundle`'s."""
+        return cls(load_bundle(folder, public_key=public_key))
 
     @property
     def bundle(self) -> ControllerBundle:

@@ -81,13 +81,21 @@ class PrecisionRuntime:
                 raise
 
     @classmethod
-    def load(cls, folder: Path | str, model: nn.Module, **settings: Any) -> PrecisionRuntime:
+    def load(
+        cls, folder: Path | str, model: nn.Module, *, public_key: Any = None, **settings: Any
+    ) -> PrecisionRuntime:
         """Load the bundle in ``folder`` for ``model``; ``settings`` are the constructor's.
 
+        Args:
+            folder: The bundle's folder.
+            model: The model.
+            public_key: The Ed25519 public key that the bundle must be signed for; None: anybody's will do.
+            **settings: The constructor's.
+
         Raises:
-            BundleError: If the bundle is missing, damaged, or for another model.
+            BundleError: If the bundle is missing, damaged, not signed for the key, or for another model.
         """
-        return cls(PrecisionController.load(folder), model, **settings)
+        return cls(PrecisionController.load(folder, public_key=public_key), model, **settings)
 
     @property
     def plan(self) -> PrecisionPlan:

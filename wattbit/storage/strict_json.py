@@ -1,10 +1,19 @@
-"""JSON as wattbit writes and reads it: no NaN, no infinity, no key twice."""
+"""JSON as wattbit writes and reads it: no NaN, no infinity, no key twice, nothing huge."""
 
 from __future__ import annotations
 
 import json
 import math
+import re
 from typing import Any
+
+_MOST_VALUES = 500_000
+"""What a text may hold: a few bytes of JSON can become a hundred in memory."""
+
+_MOST_DIGITS = 300
+"""A whole number with more can be beyond what a float holds."""
+
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def dump_json(data: Any) -> str:
@@ -21,12 +30,26 @@ def parse_json(text: str | bytes) -> Any:
     """The value that a JSON ``text`` holds.
 
     Raises:
-        ValueError: If it is not JSON, holds NaN or infinity, gives a key twice or is nested too deeply.
+        ValueError: If it is not JSON, holds NaN, infinity, a number beyond their range, text that is not
+            Unicode or half a million values, gives a key twice or is nested too deeply.
     """
+    text = text if isinstance(text, str) else text.decode()
+    values = text.count(",") + text.count("[") + text.count("{")
+    if values > _MOST_VALUES:
+        raise ValueError(f"it may hold {values} values, above the limit of {_MOST_VALUES}")
     try:
-        return json.loads(text, object_pairs_hook=_refuse_doubles, parse_constant=_refuse_constant)
+        data = json.loads(
+            text,
+            object_pairs_hook=_refuse_doubles,
+            parse_constant=_refuse_constant,
+            parse_float=_finite,
+            parse_int=_whole,
+        )
+        if _SURROGATE.search(text):
+            json.dumps(data, ensure_ascii=False).encode()
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+    return data
 
 
 def require_number(value: Any, name: str) -> float:
@@ -51,3 +74,16 @@ def _refuse_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} is not a JSON number")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text:.80} is beyond the range of numbers")
+    return number
+
+
+def _whole(text: str) -> int:
+    if len(text) > _MOST_DIGITS:
+        raise ValueError(f"{text:.20}… of {len(text)} digits is beyond the range of numbers")
+    return int(text)
