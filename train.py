@@ -23,6 +23,7 @@ def run(config: DictConfig) -> None:
 
     hydra = HydraConfig.get().runtime
     folder = RunFolder(Path(hydra.output_dir))
+    folder.claim(resumed=config.resume is not None)
     with folder.discarded_on_failure():
         settings = training_settings(config, hydra.choices["workload"])
         TrainingRun(settings, folder, make_console()).run()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +15,10 @@ from wattbit.errors import OutputError, WattbitError
 from wattbit.judging.noninferiority import PairedCounts
 from wattbit.plan import PrecisionPlan
 from wattbit.profile import ModelProfile
-from wattbit.storage.strict_json import parse_json
+from wattbit.storage.regular_file import read_regular
+from wattbit.storage.strict_json import parse_json, require_number
+
+_MOST_BYTES = 2**26
 
 
 class Archive:
@@ -257,7 +259,7 @@ class Journal:
 
     def _whole_lines(self) -> list[bytes]:
         try:
-            data = self._path.read_bytes() if self._path.exists() else b""
+            data = read_regular(self._path, _MOST_BYTES) if self._path.exists() else b""
             whole = data.rfind(b"\n") + 1
             if whole < len(data):
                 os.truncate(self._path, whole)
@@ -270,7 +272,9 @@ class Journal:
     def _parse(self, number: int, line: bytes, profile: ModelProfile) -> tuple[Outcome, str]:
         try:
             return _from_record(parse_json(line), profile)
-        except (ValueError, LookupError, TypeError, AttributeError, WattbitError) as error:
+        except (
+            ArithmeticError, ValueError, LookupError, TypeError, AttributeError, WattbitError
+        ) as error:  # fmt: skip
             raise OutputError(
                 f"{self._path} line {number} is damaged ({error}); remove that line and resume again"
             ) from None
@@ -290,13 +294,14 @@ def _to_record(outcome: Outcome, method: str) -> dict[str, Any]:
 
 def _from_record(record: Mapping[str, Any], profile: ModelProfile) -> tuple[Outcome, str]:
     plan = profile.require_plan(PrecisionPlan(record["precisions"]))
+    counts = [record[name] for name in ("samples", "reference_only", "plan_only")]
+    if not all(type(count) is int for count in counts) or not isinstance(record["method"], str):
+        raise ValueError(f"counts are {counts}, method is {record['method']!r:.80}")
     outcome = Outcome(
         plan=plan,
         energy_j=profile.plan_energy_j(plan),
         latency_ms=profile.plan_latency_ms(plan),
-        counts=PairedCounts(record["samples"], record["reference_only"], record["plan_only"]),
-        divergence=float(record["divergence"]),
+        counts=PairedCounts(*counts),
+        divergence=require_number(record["divergence"], "divergence"),
     )
-    if not math.isfinite(outcome.divergence):
-        raise ValueError(f"divergence is {outcome.divergence}")
-    return outcome, str(record["method"])
+    return outcome, record["method"]

@@ -10,9 +10,6 @@ from __future__ import annotations
 import io
 import json
 import math
-import tokenize
-import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,13 +20,16 @@ from numpy.typing import NDArray
 
 from wattbit.errors import DataError
 from wattbit.profile import ModelProfile
+from wattbit.storage.npz import read_npz
+from wattbit.storage.regular_file import read_regular
 from wattbit.storage.strict_json import parse_json
 
 TABLE_SCHEMA = 1
 TABLES = Path(__file__).parent / "tables"
 
 _COUNTS = ("search_reference_only", "search_plan_only", "held_out_reference_only", "held_out_plan_only")
-_MOST_ROWS = 2**24
+_MOST_ROWS = 2**22
+_MOST_BYTES = 2**27
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,15 +90,11 @@ class PlanTable:
         """
         path = table_path(table)
         try:
-            # From memory, because numpy leaves a damaged file open; any of these can come of damaged bytes.
-            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
-                return _table(dict(arrays))
-        except (
-            OSError, EOFError, LookupError, TypeError, ValueError, zipfile.BadZipFile, zlib.error,
-            MemoryError, NotImplementedError, RecursionError, SyntaxError, tokenize.TokenError,
-        ) as error:  # fmt: skip
+            return _table(read_npz(read_regular(path, _MOST_BYTES), _MOST_BYTES))
+        except (ArithmeticError, AttributeError, OSError, LookupError, TypeError, ValueError) as error:
+            why = getattr(error, "strerror", None) or " ".join(str(error).split())
             raise DataError(
-                f"table {path} is damaged ({' '.join(str(error).split()):.120}); get it anew, or build it "
+                f"table {path} is damaged ({why:.120}); get it anew, or build it "
                 "with python -m scripts.exhaustive"
             ) from None
 

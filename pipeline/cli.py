@@ -11,17 +11,21 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hydra
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from pipeline.run_folder import RunFolder
 from wattbit.errors import ConfigError, WattbitError
+from wattbit.storage.regular_file import read_regular
 from wattbit.storage.writable import require_writable
 
 CONF = Path(__file__).parent.parent / "conf"
+_MOST_RECORD_BYTES = 2**20
 USER_ERROR = 2
 """Exit code for anything the user can mend."""
 
@@ -36,10 +40,15 @@ def main(config_name: str, task: Callable[[DictConfig], None]) -> None:
         if not any(argument.startswith("-") for argument in arguments):
             config = check_overrides(config_name, arguments)
             if config.hydra.output_subdir is not None:  # else nothing is written there
-                require_writable(Path(config.hydra.run.dir), "choose another with hydra.run.dir=FOLDER")
+                folder = Path(config.hydra.run.dir)
+                require_writable(folder, "choose another with hydra.run.dir=FOLDER")
+                # Before Hydra writes there, which is told the folder: its name may hold the time.
+                RunFolder(folder).claim(resumed=config.get("resume") is not None)
+                sys.argv.append(f"hydra.run.dir={quoted(str(folder))}")
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)
     def run(config: DictConfig) -> None:
+        sys.argv[1:] = arguments
         with one_line_errors():
             task(config)
 
@@ -62,18 +71,42 @@ def resumed_arguments(arguments: list[str]) -> list[str]:
     Raises:
         ConfigError: If there is no run in PATH.
     """
-    folders = [argument.partition("=")[2] for argument in arguments if argument.startswith("resume=")]
-    if not folders or folders[-1] in ("null", ""):
+    given = [override for _, override in _parsed(arguments) if override.key_or_group == "resume"]
+    if not given or given[-1].value() in (None, ""):
         return arguments
-    folder = Path(folders[-1])
+    if given[-1].is_sweep_override():
+        raise ConfigError(
+            f"{given[-1].input_line}: one run at a time can be resumed; quote a path with commas"
+        )
+    folder = Path(str(given[-1].value()))
     record = folder / ".hydra" / "overrides.yaml"
-    if not record.is_file():
-        raise ConfigError(f"cannot resume {folder}: there is no run in it; give a folder that train.py wrote")
-    earlier = [str(item) for item in OmegaConf.load(record)]
-    own = ("resume=", "hydra.run.dir=")
-    kept = [argument for argument in earlier if not argument.startswith(own)]
-    # hydra.run.dir may hold "=" and commas, so it is quoted.
-    return [*kept, *arguments, f"hydra.run.dir='{folder}'"]
+    try:
+        earlier = yaml.safe_load(read_regular(record, _MOST_RECORD_BYTES))
+        if not isinstance(earlier, list) or not all(isinstance(item, str) for item in earlier):
+            raise ValueError(f"{record} is no list of settings")
+    except FileNotFoundError:
+        raise ConfigError(
+            f"cannot resume {folder}: there is no run in it; give a folder that train.py wrote"
+        ) from None
+    except (OSError, RecursionError, ValueError, yaml.YAMLError) as error:
+        why = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise ConfigError(f"cannot resume {folder}: {why:.200}; start a new run") from None
+    own = ("resume", "hydra.run.dir")
+    kept = [argument for argument, override in _parsed(earlier) if override.key_or_group not in own]
+    return [*kept, *arguments, f"hydra.run.dir={quoted(str(folder))}"]
+
+
+def quoted(text: str) -> str:
+    """``text`` as a value of Hydra's grammar, in which it may hold anything."""
+    return QuotedString(text.replace("${", "\\${"), Quote.single).with_quotes()
+
+
+def _parsed(arguments: list[str]) -> Iterator[tuple[str, Override]]:
+    """The settings among the arguments, as Hydra reads them; what it cannot read, it refuses itself."""
+    parser = OverridesParser.create()
+    for argument in arguments:
+        with contextlib.suppress(HydraException):
+            yield argument, parser.parse_override(argument)
 
 
 def help_text(config_name: str) -> str:

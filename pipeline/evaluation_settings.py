@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pipeline.energy_source import EnergySource
 from pipeline.factory import Factory
+from pipeline.training_settings import require_machine_settings
 from wattbit.guardrail import Guardrail, RelativeGuardrail
 from wattbit.serving.bundle import ControllerBundle
 from workloads.workload import Workload
@@ -36,3 +37,6 @@ class EvaluationSettings:
     guardrail: Guardrail | RelativeGuardrail
     seed: int
     threads: int
+
+    def __post_init__(self) -> None:
+        require_machine_settings(self.seed, self.threads)

@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from wattbit.errors import ConfigError
+from wattbit.errors import ConfigError, OutputError
 from wattbit.profile import ModelProfile
 from wattbit.storage.atomic_write import write_atomically
+from wattbit.storage.regular_file import read_regular
 from wattbit.storage.strict_json import dump_json, parse_json
 
+if sys.platform != "win32":
+    import fcntl
+
 _STATE_SCHEMA = 2
+_MOST_BYTES = 2**24
+_LOCK = ".lock"
 # What a run has written when it fails before it found anything.
-_WORTHLESS = {".hydra", "train.log", "tensorboard"}
+_WORTHLESS = {_LOCK, ".hydra", "train.log", "tensorboard"}
+# What a run has written when there is something to mix up.
+_TRACES = ("state.json", "archive.jsonl", "results.json")
+_held: dict[Path, IO[str]] = {}
 
 
 class RunFolder:
@@ -54,6 +65,47 @@ class RunFolder:
         """TensorBoard's event files."""
         return self.path / "tensorboard"
 
+    def claim(self, *, resumed: bool) -> None:
+        """Make the folder this process's own until it ends; claiming it again changes nothing.
+
+        The lock goes with the process, so that a run that was killed can be gone on with.
+
+        Args:
+            resumed: Whether it is to hold a run already.
+
+        Raises:
+            ConfigError: If another process runs there, or there is a run that was not to be gone on with.
+            OutputError: If the folder cannot be written.
+        """
+        path = self.path.resolve()
+        if path in _held:
+            return
+        remedy = "wait for its end, or choose another with hydra.run.dir=FOLDER"
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            if (path / _LOCK).exists() and not (path / _LOCK).is_file():
+                raise OSError(0, f"{_LOCK} is not a regular file")
+            file = (path / _LOCK).open("a", encoding="utf-8")
+            if sys.platform != "win32":
+                # Not flock, which worker processes would inherit and keep.
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            if error.errno not in (errno.EAGAIN, errno.EACCES) or not os.access(path, os.W_OK):
+                raise OutputError(f"cannot write to folder {self.path}: {error.strerror}; {remedy}") from None
+            raise ConfigError(f"another run is writing to {self.path}; {remedy}") from None
+        except OSError as error:
+            raise OutputError(f"cannot write to folder {self.path}: {error.strerror}; {remedy}") from None
+        _held[path] = file
+        found = [name for name in _TRACES if (path / name).exists()]
+        if found and not resumed:
+            raise ConfigError(
+                f"{self.path} holds a run already ({found[0]}): go on with it by resume={self.path}, "
+                "or choose another hydra.run.dir"
+            )
+        for left in (*path.glob(".*.????????.tmp"), *path.glob("figures/.*.????????.tmp")):
+            with contextlib.suppress(OSError):
+                left.unlink()  # of a run that was killed while it wrote
+
     def write_json(self, name: str, data: Mapping[str, Any]) -> None:
         """Replace the file ``name`` by ``data``, atomically."""
         self.write_text(name, dump_json(data))
@@ -78,20 +130,29 @@ class RunFolder:
         if not state.exists():
             return None
         try:
-            saved = parse_json(state.read_bytes())
+            saved = parse_json(self._read("state.json"))
             if saved["schema"] != _STATE_SCHEMA:
                 raise ValueError("an earlier version of wattbit wrote it, with other fingerprints of models")
             found = saved["model_fingerprint"]
-            profile = ModelProfile.from_json((self.path / "profile.json").read_text(encoding="utf-8"))
-            calibration = (self.path / "calibration.json").read_text(encoding="utf-8")
+            if not isinstance(found, str):
+                raise ValueError(f"its model is {found!r:.80}")
+            profile = ModelProfile.from_json(self._read("profile.json"))
+            calibration = self._read("calibration.json")
+            from wattbit.calibration import calibration_from_json  # late, because it needs torch
+
+            calibration_from_json(calibration)
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ConfigError(f"cannot resume {self.path}: {error}; start a new run") from None
+            why = getattr(error, "strerror", None) or error
+            raise ConfigError(f"cannot resume {self.path}: {why}; start a new run") from None
         if found != fingerprint:
             raise ConfigError(
                 f"cannot resume {self.path}: it is for model {found[:12]}…, this one is {fingerprint[:12]}…; "
                 "use the same workload and seed, or start a new run"
             )
         return profile, calibration
+
+    def _read(self, name: str) -> str:
+        return read_regular(self.path / name, _MOST_BYTES).decode()
 
     def publish(self, outputs: Path) -> None:
         """Point ``outputs/latest`` at this run, if the run lies below ``outputs``."""

@@ -9,9 +9,9 @@ from typing import Any
 from hydra import compose
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from pipeline.cli import check_overrides, group_options
+from pipeline.cli import check_overrides, group_options, quoted
 from pipeline.evaluation_settings import EvaluationSettings
 from pipeline.factory import Factory
 from pipeline.training_settings import TrainingSettings
@@ -59,8 +59,8 @@ def training_settings(config: DictConfig, workload_option: str) -> TrainingSetti
     return TrainingSettings(
         workload=build_factory(config.workload),
         workload_option=workload_option,
-        precisions=tuple(config.precisions.names),
-        tolerances_pp=tuple(config.tolerances_pp),
+        precisions=_listed(config, "precisions.names"),
+        tolerances_pp=_listed(config, "tolerances_pp"),
         guardrail=build(config.guardrail),
         energy=build(config.energy),
         env=env,
@@ -75,6 +75,13 @@ def training_settings(config: DictConfig, workload_option: str) -> TrainingSetti
         workers=config.workers,
         verbose=config.verbose,
     )
+
+
+def _listed(config: DictConfig, key: str) -> tuple[Any, ...]:
+    values = OmegaConf.select(config, key)
+    if not isinstance(values, ListConfig):
+        raise ConfigError(f"{key} is {values!r:.80}, must be a list; write {key}=[{values}]")
+    return tuple(values)
 
 
 def compose_training(overrides: Sequence[str] = ()) -> TrainingSettings:
@@ -129,7 +136,14 @@ def _workload_node(config: DictConfig, bundle: ControllerBundle | None) -> DictC
             f"{config.bundle} was made for workload {name!r}, which conf/workload has no file for; add it"
         )
     node = _group(config, "workload", str(name))
-    arguments = {key: value for key, value in bundle.workload.get("arguments", {}).items() if key in node}
+    given = bundle.workload.get("arguments", {})
+    # Anybody may have made the bundle, and Hydra would call what _target_ names, and look up what ${} names.
+    if not isinstance(given, dict) or not all(
+        value is None or (isinstance(value, bool | int | float | str) and "${" not in str(value))
+        for value in given.values()
+    ):
+        raise BundleError(f"{config.bundle} has workload arguments that are no plain values; export it again")
+    arguments = {key: value for key, value in given.items() if key in node and not key.startswith("_")}
     arguments.pop("cache_dir", None)  # where data are kept is this machine's business
     return OmegaConf.merge(node, arguments)  # type: ignore[return-value]
 
@@ -139,6 +153,6 @@ def _group(config: DictConfig, group: str, default: str) -> DictConfig:
     if config.get(group) is not None:
         node: DictConfig = config[group]
         return node
-    overrides = [f"{group}={default}", f"seed={config.seed}", f"cache_dir='{config.cache_dir}'"]
+    overrides = [f"{group}={default}", f"seed={config.seed}", f"cache_dir={quoted(str(config.cache_dir))}"]
     composed: DictConfig = compose("evaluate", overrides)[group]
     return composed

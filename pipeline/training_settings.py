@@ -18,6 +18,8 @@ from wattbit.precision import parse_precisions
 from wattbit.serving.runtime import PrecisionRuntime
 from workloads.workload import Workload
 
+_LARGEST = 2**32 - 1  # the largest seed that numpy takes
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingSettings:
@@ -75,6 +77,16 @@ class TrainingSettings:
         tolerances = tuple(float(Guardrail(value).tolerance_pp) for value in self.tolerances_pp)
         object.__setattr__(self, "tolerances_pp", tolerances)
         require_workers(self.workers)
+        require_machine_settings(self.seed, self.threads)
+        for name, budget in (("budget.baseline", self.baseline_budget), ("budget.agent", self.agent_budget)):
+            _require_whole(name, budget, 0, _LARGEST)
+        limit = self.time_limit_s
+        if limit is not None and (
+            isinstance(limit, bool) or not isinstance(limit, int | float) or not limit > 0
+        ):
+            raise ConfigError(f"time_limit_s is {limit!r:.80}, must be a number of seconds above 0, or null")
+        if not isinstance(self.verbose, bool):
+            raise ConfigError(f"verbose is {self.verbose!r:.80}, must be true or false")
 
     def ppo_search(self, **run: Any) -> PPOSearch:
         """The search method, its agent made with these further arguments of `agents.ppo.PPOAgent`."""
@@ -93,5 +105,21 @@ def require_workers(workers: object) -> None:
     Raises:
         ConfigError: If it is not a whole number, at least 1.
     """
-    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
-        raise ConfigError(f"workers is {workers!r}, must be a whole number, at least 1")
+    _require_whole("workers", workers, 1, 1024)
+
+
+def require_machine_settings(seed: object, threads: object) -> None:
+    """Check the seed and torch's threads.
+
+    Raises:
+        ConfigError: If one is not a whole number that can be.
+    """
+    _require_whole("seed", seed, 0, _LARGEST)
+    _require_whole("threads", threads, 1, 1024)
+
+
+def _require_whole(name: str, value: object, least: int, most: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise ConfigError(
+            f"{name} is {value!r:.80}, must be a whole number, at least {least} and at most {most}"
+        )

@@ -15,9 +15,12 @@ from report.typed_json import REMEDY, read_value
 from wattbit.errors import ConfigError
 from wattbit.guardrail import Guardrail
 from wattbit.profile import LayerProfile, Provenance
+from wattbit.storage.regular_file import read_regular
 from wattbit.storage.strict_json import dump_json, parse_json
 
 RESULTS_SCHEMA = 2
+
+_MOST_BYTES = 2**26
 
 LEARNED = ("ppo", "policy")
 """The methods that are not baselines."""
@@ -264,7 +267,7 @@ def load_results(run_dir: Path) -> RunResults:
     """
     path = run_dir / "results.json"
     try:
-        return RunResults.from_json(path.read_bytes())
+        return RunResults.from_json(read_regular(path, _MOST_BYTES))
     except OSError as error:
         raise ConfigError(
             f"cannot read {path}: {error.strerror}; give the folder of a run of train.py"

@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -27,6 +25,8 @@ from wattbit.model_inputs import batches
 from wattbit.plan import PrecisionPlan
 from wattbit.profiling.profiler import divergence
 from wattbit.storage.atomic_write import write_atomically
+from wattbit.storage.npz import read_npz
+from wattbit.storage.regular_file import read_regular
 from workloads.workload import Split
 
 # Plans whose logits are judged together: few calls, and they stay in the processor's cache.
@@ -35,6 +35,7 @@ _TOGETHER = 64
 _WORST = 100.0
 # Plans of each batch that are run again by themselves.
 _CHECKED = 3
+_MOST_BYTES = 2**28
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -197,10 +198,9 @@ def _stacked(logits: Iterator[Tensor]) -> Iterator[Tensor]:
 def _read(path: Path, rows: int) -> PlanCounts | None:
     """The counts kept at ``path``; None if there are none, or they are damaged."""
     try:
-        # From memory, because numpy leaves a damaged file open.
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
-            counts = PlanCounts(*(arrays[f.name] for f in fields(PlanCounts)))
-    except (OSError, EOFError, LookupError, ValueError, zipfile.BadZipFile, zlib.error):
+        arrays = read_npz(read_regular(path, _MOST_BYTES), _MOST_BYTES)
+        counts = PlanCounts(*(arrays[f.name] for f in fields(PlanCounts)))
+    except (OSError, LookupError, ValueError):
         return None
     sound: Any = counts.reference_only.shape == counts.plan_only.shape == counts.divergence.shape == (rows,)
     return counts if sound else None

@@ -15,12 +15,16 @@ from typing import Any
 
 from wattbit.audit.canonical_json import LARGEST_INT, canonical_json
 from wattbit.errors import AuditError
+from wattbit.storage.regular_file import open_regular
 
 EVENTS = ("load", "switch", "rollback", "re-run", "certificate", "energy", "recovery")
 """What can be logged; ``recovery`` is written by the log itself after a crash."""
 
 MAX_RECORD_BYTES = 256 * 1024
 """The longest line of a log."""
+
+_MOST_TORN = 256
+"""A crash leaves one line; only several in a row leave more."""
 
 _HASH = re.compile(r"[0-9a-f]{64}")
 _KINDS = {"event": str, "hash": str, "payload": dict, "seq": int, "time": str}
@@ -83,7 +87,12 @@ class Chain:
 
     def __init__(self, head: AuditHead | None = None) -> None:
         self.head = head or AuditHead()
-        self.torn: bytes | None = None
+        self._torn: list[bytes] = []
+
+    @property
+    def torn(self) -> bytes | None:
+        """The lines since the last record that are none; None if there are none."""
+        return b"\n".join(self._torn) if self._torn else None
 
     def take(self, line: bytes) -> str | None:
         """Check the next line, without its line break.
@@ -95,11 +104,11 @@ class Chain:
         """
         record = _parsed(line)
         if record is None:
-            self.torn = line if self.torn is None else self.torn + b"\n" + line
-            return None
+            self._torn.append(line)
+            return "is one of too many that are no records" if len(self._torn) > _MOST_TORN else None
         if _garbled(record):
             return "is not a record of an audit log"
-        if self.torn is not None and record["event"] != "recovery":
+        if self._torn and record["event"] != "recovery":
             return "follows a line that is not a record"
         if record["seq"] != self.head.sequence + 1:
             return (
@@ -117,7 +126,7 @@ class Chain:
             return "does not match its hash: it was edited, or a record before it was"
         if record["event"] == "recovery" and record["payload"] != torn_payload(self.torn or b""):
             return "does not account for the torn bytes before it"
-        self.torn = None
+        self._torn = []
         self.head = AuditHead(record["seq"], digest)
         return None
 
@@ -161,7 +170,7 @@ def verify(path: Path | str, expected_head: str | AuditHead | None = None) -> Au
     found_at = 0 if expected == chain.head.hash else None
     ends = True
     try:
-        with Path(path).open("rb") as file:
+        with open_regular(Path(path)) as file:
             # One byte more than a record may have shows a line that is too long without reading all of it.
             for number, line in enumerate(iter(lambda: file.readline(MAX_RECORD_BYTES + 2), b""), 1):
                 ends = line.endswith(b"\n")

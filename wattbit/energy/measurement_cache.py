@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import math
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -18,9 +18,11 @@ from typing import Any
 from wattbit.audit.canonical_json import canonical_json
 from wattbit.energy.energy_comparison import EnergyComparison
 from wattbit.storage.atomic_write import write_atomically
+from wattbit.storage.regular_file import read_regular
 from wattbit.storage.strict_json import dump_json
 
 CACHE_SCHEMA = 1
+_MOST_BYTES = 2**23
 
 _log = logging.getLogger(__name__)
 
@@ -66,7 +68,9 @@ class MeasurementCache:
 
     def _read(self) -> dict[str, Any]:
         try:
-            data = json.loads(self._path.read_bytes())  # not strictly: one bad number spoils one measurement
+            data = json.loads(
+                read_regular(self._path, _MOST_BYTES)
+            )  # not strictly: one bad number spoils one measurement
         except FileNotFoundError:
             return {}
         except (OSError, ValueError, RecursionError) as error:
@@ -111,4 +115,4 @@ def _fits(name: str, value: object) -> bool:
         return name in _OPTIONAL
     if not isinstance(value, int if name in _COUNTS else int | float):
         return False
-    return math.isfinite(value) and (value > 0 if name in _POSITIVE else value >= 0)
+    return abs(value) <= sys.float_info.max and (value > 0 if name in _POSITIVE else value >= 0)

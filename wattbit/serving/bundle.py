@@ -25,14 +25,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
-from wattbit.errors import BundleError, OutputError, WattbitError, one_line
+from wattbit.errors import BundleError, OutputError, WattbitError
 from wattbit.judging.certificate import Certificate
 from wattbit.judging.judgement import Verdict
 from wattbit.plan import PrecisionPlan
 from wattbit.policy import MLPPolicy
 from wattbit.profile import ModelProfile, Provenance
 from wattbit.serving.bundle_files import MANIFEST, read_files, write_files
-from wattbit.storage.strict_json import dump_json, parse_json, require_number
+from wattbit.storage.strict_json import dump_json, parse_json, require_number, require_unicode
 
 BUNDLE_SCHEMA = 2
 
@@ -177,11 +177,12 @@ def load_bundle(folder: Path | str, *, public_key: Any = None) -> ControllerBund
     for key, kind in _MANIFEST_KEYS.items():
         if not isinstance(manifest.get(key), kind):
             raise BundleError(f"{folder / MANIFEST} lacks a sound {key!r}; export the bundle again")
+    for name, data in {MANIFEST: dump_json(manifest).encode(), **files}.items():
+        if name.endswith(".json"):
+            _parse(folder, name, lambda data=data: require_unicode(data))
     profile = _parse(folder, "profile.json", lambda: ModelProfile.from_json(files["profile.json"].decode()))
     if (manifest.get("device"), manifest.get("provenance")) != (profile.device, profile.provenance):
-        raise BundleError(
-            f"{folder / MANIFEST} is for another device than its profile; export the bundle again"
-        )
+        raise BundleError(f"{folder / MANIFEST} and its profile differ in device; export the bundle again")
     fingerprint = manifest["model_fingerprint"]
     certificates = _parse(
         folder, "certificate.json", lambda: _certificates_from(files["certificate.json"], fingerprint)
@@ -217,14 +218,14 @@ def _plans_from(
     for plan in plans:
         if not any(_holds(plan, certificate, profile) for certificate in certificates):
             raise ValueError(
-                f"plan {plan.plan.plan_id} for {plan.tolerance_pp:g} pp (verdict {plan.verdict!r}) is passed by "
-                "no certificate whose figures and limits it has"
+                f"plan {plan.plan.plan_id} for {plan.tolerance_pp:g} pp (verdict {plan.verdict!r}) is passed "
+                "by no certificate whose figures and limits it has"
             )
     return plans, tuple(_plan_from(record, profile, summed=True) for record in lists["compared"])
 
 
 def _holds(plan: BundledPlan, certificate: Certificate, profile: ModelProfile) -> bool:
-    """Whether ``certificate`` passed the plan with the drop that it states, and it is within the hard limits."""
+    """Whether ``certificate`` passed the plan with the drop it states, and its hard limits hold."""
     if not plan.certified_by(certificate):
         return False
     drop_pp = certificate.judgements[plan.plan.plan_id].drop_pp
@@ -265,9 +266,8 @@ def _parse(folder: Path, name: str, read: Any) -> Any:
         ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, TypeError, ValueError,
         WattbitError,
     ) as error:  # fmt: skip
-        raise BundleError(
-            f"{folder / name} is garbled ({one_line(error)}); export the bundle again"
-        ) from None
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise BundleError(f"{folder / name} is garbled ({why:.400}); export the bundle again") from None
 
 
 def _plan_record(plan: BundledPlan) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def _key(given: Any, *, private: bool) -> Any:
         raise BundleError(
             "signatures need the package cryptography; install it with pip install 'wattbit[sign]'"
         ) from None
-    kind = ed25519.Ed25519PrivateKey if private else ed25519.Ed25519PublicKey
+    kind: Any = ed25519.Ed25519PrivateKey if private else ed25519.Ed25519PublicKey
     key = given.encode() if isinstance(given, str) else given
     try:
         if isinstance(key, bytes) and len(key) == _KEY_BYTES:
@@ -75,6 +75,6 @@ def _key(given: Any, *, private: bool) -> Any:
         key = error
     if not isinstance(key, kind):
         raise BundleError(
-            f"the {'signing' if private else 'public'} key is no Ed25519 key; give its 32 bytes or its PEM text"
+            f"the {'signing' if private else 'public'} key is no Ed25519 key; give its 32 bytes or PEM text"
         )
     return key

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import stat
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 # A pipe would be waited for, a device never ends; Windows knows neither flag, but must be told of bytes.
 _FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 
-def open_regular(path: Path, most_bytes: int | None = None, *, follow_links: bool = True) -> BinaryIO:
+def open_regular(path: Path, most_bytes: int | None = None, *, follow_links: bool = True) -> BufferedReader:
     """Open the regular file at ``path`` for reading.
 
     Args:

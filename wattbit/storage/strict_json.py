@@ -13,7 +13,7 @@ _MOST_VALUES = 500_000
 _MOST_DIGITS = 300
 """A whole number with more can be beyond what a float holds."""
 
-_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 def dump_json(data: Any) -> str:
@@ -30,26 +30,33 @@ def parse_json(text: str | bytes) -> Any:
     """The value that a JSON ``text`` holds.
 
     Raises:
-        ValueError: If it is not JSON, holds NaN, infinity, a number beyond their range, text that is not
-            Unicode or half a million values, gives a key twice or is nested too deeply.
+        ValueError: If it is not JSON, holds NaN, infinity, a number beyond their range or half a
+            million values, gives a key twice or is nested too deeply.
     """
     text = text if isinstance(text, str) else text.decode()
     values = text.count(",") + text.count("[") + text.count("{")
     if values > _MOST_VALUES:
         raise ValueError(f"it may hold {values} values, above the limit of {_MOST_VALUES}")
     try:
-        data = json.loads(
+        return json.loads(
             text,
             object_pairs_hook=_refuse_doubles,
             parse_constant=_refuse_constant,
             parse_float=_finite,
             parse_int=_whole,
         )
-        if _SURROGATE.search(text):
-            json.dumps(data, ensure_ascii=False).encode()
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
-    return data
+
+
+def require_unicode(text: bytes) -> None:
+    """Refuse a JSON text with half of a surrogate pair, which could be neither printed nor written.
+
+    Raises:
+        ValueError: If it has one, or is not JSON.
+    """
+    if _SURROGATE.search(text):
+        json.dumps(parse_json(text), ensure_ascii=False).encode()
 
 
 def require_number(value: Any, name: str) -> float:
