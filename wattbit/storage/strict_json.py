@@ -86,11 +86,11 @@ def _refuse_constant(name: str) -> float:
 def _finite(text: str) -> float:
     number = float(text)
     if not math.isfinite(number):
-        raise ValueError(f"{text:.80} is beyond the range of numbers")
+        raise ValueError(f"{text:.80} must be a finite number")
     return number
 
 
 def _whole(text: str) -> int:
     if len(text) > _MOST_DIGITS:
-        raise ValueError(f"{text:.20}… of {len(text)} digits is beyond the range of numbers")
+        raise ValueError(f"{text:.20}… of {len(text)} digits must be a finite number")
     return int(text)
