@@ -122,13 +122,19 @@ def test_a_deployed_drop_is_the_certificates(bundle_dir: Path) -> None:
 
 # --- files ------------------------------------------------------------------------------------------------
 
+
+def huge(path: Path) -> None:
+    path.touch()
+    os.truncate(path, 2**32)
+
+
 KINDS: dict[str, Callable[[Path], object]] = {
     "pipe": os.mkfifo,
     "device": lambda path: path.symlink_to("/dev/zero"),
     "link": lambda path: path.symlink_to("/etc/hostname"),
     "loop": lambda path: path.symlink_to(path),
     "folder": Path.mkdir,
-    "huge": lambda path: (path.touch(), os.truncate(path, 2**32)),
+    "huge": huge,
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import resource
@@ -50,6 +51,19 @@ def damaged(rng: random.Random, data: bytes) -> bytes:
     return bytes(flipped)
 
 
+def change(rng: random.Random, node: Any, key: Any, places: list[tuple[Any, Any]]) -> None:
+    """Replace or remove the value at ``key`` of ``node``."""
+    if rng.random() < 0.1:
+        del node[key]
+    elif rng.random() < 0.2:
+        other, name = rng.choice(places)
+        node[key] = json.loads(json.dumps(other[name]))
+    elif isinstance(node[key], int | float) and rng.random() < 0.5:
+        node[key] = node[key] * rng.choice((0, -1, 0.5, 2, 1e9)) + rng.choice((0, 1, -1e-3))
+    else:
+        node[key] = rng.choice(NASTY)
+
+
 def forged(rng: random.Random, data: bytes) -> bytes:
     """A JSON text with some values replaced, removed, given twice or exchanged."""
     tree = json.loads(data)
@@ -61,18 +75,8 @@ def forged(rng: random.Random, data: bytes) -> bytes:
             places.append((node, key))
             rest += [node[key]] if isinstance(node[key], dict | list) else []
     for _ in range(rng.randrange(1, 4)):
-        node, key = rng.choice(places)
-        if key not in (node if isinstance(node, dict) else range(len(node))):
-            continue
-        if rng.random() < 0.1:
-            del node[key]
-        elif rng.random() < 0.2:
-            other, name = rng.choice(places)
-            node[key] = json.loads(json.dumps(other[name])) if name in other or isinstance(other, list) else 0
-        elif isinstance(node[key], int | float) and rng.random() < 0.5:
-            node[key] = node[key] * rng.choice((0, -1, 0.5, 2, 1e9)) + rng.choice((0, 1, -1e-3))
-        else:
-            node[key] = rng.choice(NASTY)
+        with contextlib.suppress(LookupError):  # where an earlier change took the place away
+            change(rng, *rng.choice(places), places)
     text = json.dumps(tree)
     if rng.random() < 0.05:
         text = text.replace('"schema"', '"schema": 1, "schema"', 1)
@@ -90,8 +94,8 @@ def fuzz_bundle(rng: random.Random, folder: Path, bundle: ControllerBundle) -> N
             loaded = load_bundle(folder)
             assert_equal(loaded, bundle)
             return
-        change = forged if name.endswith(".json") and rng.random() < 0.8 else damaged
-        content = change(rng, sound[name])
+        mutate = forged if name.endswith(".json") and rng.random() < 0.8 else damaged
+        content = mutate(rng, sound[name])
         if name == "manifest.json":
             path.write_bytes(content)
             manifest = json.loads(content)
@@ -145,11 +149,11 @@ def fuzz_log(rng: random.Random, folder: Path, log: bytes) -> None:
     path = folder / "audit.jsonl"
     lines = log.splitlines(keepends=True)
     place = rng.randrange(len(lines))
-    change = forged(rng, lines[place]) + b"\n" if rng.random() < 0.5 else damaged(rng, lines[place])
-    path.write_bytes(b"".join([*lines[:place], change, *lines[place + 1 :]]))
+    line = forged(rng, lines[place]) + b"\n" if rng.random() < 0.5 else damaged(rng, lines[place])
+    path.write_bytes(b"".join([*lines[:place], line, *lines[place + 1 :]]))
     whole = path.read_bytes() == log
     report = verify(path, json.loads(lines[-1])["hash"])
-    assert report.ok == whole or report.torn_bytes or change.strip() == lines[place].strip()
+    assert report.ok == whole or report.torn_bytes or line.strip() == lines[place].strip()
     try:
         AuditLog(path).close()
     except WattbitError as error:
@@ -161,8 +165,8 @@ def fuzz_journal(rng: random.Random, folder: Path, journal: bytes, known: list[t
     path = folder / "archive.jsonl"
     lines = journal.splitlines(keepends=True)
     place = rng.randrange(len(lines))
-    change = forged(rng, lines[place]) + b"\n" if rng.random() < 0.6 else damaged(rng, lines[place])
-    path.write_bytes(b"".join([*lines[:place], change, *lines[place + 1 :]]))
+    line = forged(rng, lines[place]) + b"\n" if rng.random() < 0.6 else damaged(rng, lines[place])
+    path.write_bytes(b"".join([*lines[:place], line, *lines[place + 1 :]]))
     try:
         found = Journal(path).read(tiny.profile())
         assert all(isinstance(outcome.counts.samples, int) for outcome, _ in found)

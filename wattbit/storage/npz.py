@@ -53,4 +53,4 @@ def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> NDArray[Any]:
     if min(shape, default=0) < 0 or stated != there:
         raise ValueError(f"{member.filename} states {dtype} of shape {shape}, {there} bytes follow")
     content.seek(0)
-    return np.lib.format.read_array(content, allow_pickle=False)  # type: ignore[no-any-return]
+    return np.lib.format.read_array(content, allow_pickle=False)
