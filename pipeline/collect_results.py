@@ -131,6 +131,7 @@ def bundled_plan(assessed: AssessedPlan, profile: ModelProfile, certify: SplitEv
         drop_pp=certify.counts(found.plan).drop_pp,
         verdict=assessed.judgement.verdict,
         provenance=profile.provenance,
+        disagreements=certify.disagreements(found.plan),
     )
 
 

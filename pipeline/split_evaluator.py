@@ -29,6 +29,7 @@ class SplitEvaluator:
         self._labels = labels
         self._batches = batches
         self._correct: dict[PrecisionPlan, NDArray[np.bool_]] = {}
+        self._predictions: dict[PrecisionPlan, Tensor] = {}
 
     @property
     def labels(self) -> NDArray[np.int64]:
@@ -39,8 +40,18 @@ class SplitEvaluator:
     def correct(self, plan: PrecisionPlan) -> NDArray[np.bool_]:
         """Which samples ``plan`` classifies right, (samples,)."""
         if plan not in self._correct:
-            self._correct[plan] = correct(self._model.logits(self._batches, plan), self._labels).numpy()
+            logits = self._model.logits(self._batches, plan)
+            self._correct[plan] = correct(logits, self._labels).numpy()
+            self._predictions[plan] = logits.argmax(1)
         return self._correct[plan]
+
+    def disagreements(self, plan: PrecisionPlan) -> int:
+        """On how many samples ``plan`` predicts something else than the reference."""
+        return int((self._predicted(plan) != self._predicted(self._model.reference_plan)).sum())
+
+    def _predicted(self, plan: PrecisionPlan) -> Tensor:
+        self.correct(plan)
+        return self._predictions[plan]
 
     @property
     def reference(self) -> NDArray[np.bool_]:

@@ -240,6 +240,7 @@ class TrainingRun:
             controller=PrecisionController(load_bundle(self._folder.bundle)),
             model=workload.model,
             tolerance_pp=max((plan.tolerance_pp for plan in judged.bundle.plans), default=1.0),
+            shadow_share=0.0,  # a shadowed batch is answered by the reference, and would show nothing
             audit_path=str(self._folder.audit),
         )
         with runtime, torch.inference_mode():

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
+import pytest
 import tiny
 import torch
+from audit_logs import records_of
 from torch import Tensor
 
 from wattbit.calibration import calibration_from_json
+from wattbit.execution import packing
+from wattbit.execution.kernels import PackedKernel, pack
 from wattbit.execution.switchable import SwitchableModel
 from wattbit.serving.bundle import ControllerBundle
 from wattbit.serving.runtime import PrecisionRuntime
@@ -21,8 +23,7 @@ TOLERANCE_PP, PRECISION = tiny.DEPLOYED[1]
 X = tiny.images(16)
 
 
-def events(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+events = records_of
 
 
 def same(output: Tensor, expected: Tensor) -> bool:
@@ -41,3 +42,13 @@ def quantized_answer(bundle: ControllerBundle) -> Tensor:
         model.load_calibration(calibration_from_json(bundle.calibration_json))
         answer: Tensor = model.run(X, bundle.plans[1].plan)
         return answer.detach()
+
+
+def broken_kernels(monkeypatch: pytest.MonkeyPatch, change: Callable[[Tensor], Tensor]) -> None:
+    """Let every packed kernel change its result."""
+
+    def broken(*args: Any, **settings: Any) -> PackedKernel:
+        kernel = pack(*args, **settings)
+        return PackedKernel(lambda x: change(kernel.run(x)), kernel.native)
+
+    monkeypatch.setattr(packing, "pack", broken)

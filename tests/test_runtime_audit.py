@@ -10,11 +10,11 @@ import pytest
 import tiny
 import torch
 from attached import unpatched
+from audit_logs import break_log
 from runtimes import MakeRuntime, X, events, same
 from torch import Tensor
 
 from wattbit.audit.hash_chain import verify
-from wattbit.audit.log import AuditLog
 from wattbit.errors import AuditError, OutputError
 from wattbit.execution.switchable import SwitchableModel
 from wattbit.serving.bundle import ControllerBundle
@@ -35,6 +35,7 @@ def test_the_audit_log_tells_the_story_and_verifies(
     assert load["payload"] == {
         "reason": "cheapest plan certified at 10 pp",
         "plan_id": bundle.plans[1].plan.plan_id,
+        "model_fingerprint": bundle.model_fingerprint,
         "layers_changed": list(bundle.profile.layer_names),
         "tolerance_pp": 10.0,
         "drop_pp": bundle.plans[1].drop_pp,
@@ -60,19 +61,6 @@ def test_a_log_that_cannot_be_opened_is_found_at_the_start(make_runtime: MakeRun
         make_runtime(audit_path=tmp_path / "file")
     with pytest.raises(OutputError):
         make_runtime(audit_path=tmp_path / "file" / "audit.jsonl")
-
-
-def break_log(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
-    """Let every append fail, from the n-th on."""
-    append, appended = AuditLog.append, []
-
-    def failing(self: AuditLog, event: str, payload: Any) -> Any:
-        appended.append(event)
-        if len(appended) > after:
-            raise OutputError("cannot write audit log: No space left on device; free space")
-        return append(self, event, payload)
-
-    monkeypatch.setattr(AuditLog, "append", failing)
 
 
 def test_a_log_that_fails_at_load_keeps_the_plan_from_running(

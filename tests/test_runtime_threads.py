@@ -19,7 +19,7 @@ from wattbit.errors import ModelError
 def test_threads_that_come_together_attach_once_and_get_right_answers(
     make_runtime: MakeRuntime, quantized_answer: Tensor, tmp_path: Path
 ) -> None:
-    runtime = make_runtime(audit_path=tmp_path / "audit.jsonl")
+    runtime = make_runtime(shadow_share=0.0, audit_path=tmp_path / "audit.jsonl")
     barrier = threading.Barrier(6)
 
     def serve(index: int) -> bool:

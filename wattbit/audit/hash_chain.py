@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,9 @@ from wattbit.storage.regular_file import open_regular
 
 EVENTS = ("load", "switch", "rollback", "re-run", "certificate", "energy", "recovery")
 """What can be logged; ``recovery`` is written by the log itself after a crash."""
+
+COUNTED_EVENTS = ("re-run",)
+"""What a client can cause as often as it likes: counted, not repeated (see `wattbit.audit.log.AuditLog`)."""
 
 MAX_RECORD_BYTES = 256 * 1024
 """The longest line of a log."""
@@ -88,6 +91,7 @@ class Chain:
     def __init__(self, head: AuditHead | None = None) -> None:
         self.head = head or AuditHead()
         self._torn: list[bytes] = []
+        self.record: Mapping[str, Any] = {}
 
     @property
     def torn(self) -> bytes | None:
@@ -97,7 +101,8 @@ class Chain:
     def take(self, line: bytes) -> str | None:
         """Check the next line, without its line break.
 
-        A line that is not a JSON object is kept in ``torn`` until a recovery record accounts for it.
+        A line that is not a JSON object is kept in ``torn`` until a recovery record accounts for it; the
+        last sound record, without its hash, in ``record``.
 
         Returns:
             What is wrong with it; None if nothing.
@@ -127,7 +132,7 @@ class Chain:
         if record["event"] == "recovery" and record["payload"] != torn_payload(self.torn or b""):
             return "does not account for the torn bytes before it"
         self._torn = []
-        self.head = AuditHead(record["seq"], digest)
+        self.head, self.record = AuditHead(record["seq"], digest), record
         return None
 
 
@@ -153,12 +158,17 @@ class AuditReport:
         return self.problem is None
 
 
-def verify(path: Path | str, expected_head: str | AuditHead | None = None) -> AuditReport:
+def verify(
+    path: Path | str,
+    expected_head: str | AuditHead | None = None,
+    visit: Callable[[Mapping[str, Any]], None] | None = None,
+) -> AuditReport:
     """Check every record of a log.
 
     Args:
         path: The log.
         expected_head: A head, or its hash, that was published earlier; the log may be longer now.
+        visit: Called with every sound record, in order, before the next is checked.
 
     Raises:
         AuditError: If the file cannot be read, or ``expected_head`` is not a hash.
@@ -181,6 +191,8 @@ def verify(path: Path | str, expected_head: str | AuditHead | None = None) -> Au
                     return AuditReport(chain.head, f"line {number} {problem}")
                 if chain.head.hash == expected:
                     found_at = chain.head.sequence
+                if visit is not None and chain.torn is None:
+                    visit(chain.record)
     except OSError as error:
         raise AuditError(f"cannot read audit log {path}: {error.strerror}; give the path of a log") from None
     if chain.torn is not None and (ends or not is_torn(chain.torn)):

@@ -12,6 +12,11 @@ forger who rewrites the whole rest of the chain, or cuts it off, goes unnoticed.
 A crash can tear the last line. The torn bytes stay in the file: on reopening, a ``recovery`` record that
 states their number and SHA-256 follows them, chained to the last whole record. Torn bytes without such a
 record count as tampering, except an unfinished line at the very end, which is reported.
+
+What a client can cause as often as it likes (`COUNTED_EVENTS`) is counted, so that nobody can flood the log:
+of the same event for the same ``reason``, the 1st, 2nd, 4th, 8th, … occurrence is recorded, with its number
+as ``count``, and on closing the last one. A kill loses less than half of a count, never the event.
+
 `wattbit.audit.hash_chain.verify` checks a log. Needs nothing but Python.
 """
 
@@ -26,6 +31,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from wattbit.audit.hash_chain import (
+    COUNTED_EVENTS,
     EVENTS,
     MAX_RECORD_BYTES,
     AuditHead,
@@ -41,6 +47,9 @@ if sys.platform != "win32":
     import fcntl
 
 _SYNCED_EVENTS = ("load", "rollback", "certificate", "recovery")
+_KINDS_COUNTED = 64
+"""Reasons that are counted each by itself; what comes after them is counted together."""
+
 _TAIL_BYTES = 2 * MAX_RECORD_BYTES + 4096
 """Enough of a log's end to hold its last record and the one before."""
 
@@ -78,6 +87,7 @@ class AuditLog:
         self._clock = clock
         self._fsync = fsync
         self._lock = threading.Lock()
+        self._counts: dict[tuple[str, str | None], tuple[int, Mapping[str, Any]]] = {}
         self._file = _open(self._path)
         self._head = AuditHead()
         try:
@@ -99,14 +109,14 @@ class AuditLog:
         return self._head
 
     def append(self, event: str, payload: Mapping[str, Any]) -> AuditHead:
-        """Append one record.
+        """Append one record; of an event that is counted, only some.
 
         Args:
             event: One of `EVENTS`.
             payload: What there is to say, JSON values only.
 
         Returns:
-            The new head.
+            The head: the new record, if there is one.
 
         Raises:
             AuditError: If the event is unknown, the payload is not JSON, or the log is closed.
@@ -117,14 +127,25 @@ class AuditLog:
         if not isinstance(payload, Mapping):
             raise AuditError(f"payload {payload!r:.80} must map names to values")
         with self._lock:
+            if event in COUNTED_EVENTS:
+                return self._count(event, payload)
             return self._append(event, payload)
 
     def close(self) -> None:
-        """Force the log to disk, unless ``fsync`` is ``never``, and close it; closing twice does nothing."""
+        """Write the last counts, force the log to disk, unless ``fsync`` is ``never``, and close it.
+
+        Closing twice does nothing.
+
+        Raises:
+            OutputError: If that cannot be done; the log is closed all the same.
+        """
         with self._lock:
             if self._file < 0:
                 return
             try:
+                for (event, _), (count, payload) in self._counts.items():
+                    if not _is_recorded(count):
+                        self._append(event, {**payload, "count": count})
                 if self._fsync != "never":
                     os.fsync(self._file)
             except OSError as error:
@@ -137,6 +158,14 @@ class AuditLog:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+    def _count(self, event: str, payload: Mapping[str, Any]) -> AuditHead:
+        key: tuple[str, str | None] = (event, str(payload.get("reason")))
+        if key not in self._counts and len(self._counts) >= _KINDS_COUNTED:
+            key = (event, None)
+        count = self._counts.get(key, (0, payload))[0] + 1
+        self._counts[key] = (count, payload)
+        return self._append(event, {**payload, "count": count}) if _is_recorded(count) else self._head
 
     def _append(self, event: str, payload: Mapping[str, Any], before: bytes = b"") -> AuditHead:
         if self._file < 0:
@@ -204,6 +233,11 @@ class AuditLog:
             self._append("recovery", torn_payload(chain.torn), before=b"\n")
         elif rest:
             self._write(b"\n", sync=False)
+
+
+def _is_recorded(count: int) -> bool:
+    """Whether an occurrence of this number is written when it happens: powers of two are."""
+    return not count & (count - 1)
 
 
 def _open(path: Path) -> int:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import threading
+import weakref
+from collections.abc import Callable, Iterator
 from functools import partial
 from types import MethodType
 from typing import Any, NoReturn
@@ -13,6 +15,10 @@ from torch import nn
 from wattbit.errors import ModelError
 
 _ABSENT = object()
+
+_CLAIMS: weakref.WeakKeyDictionary[nn.Module, weakref.ref[object]] = weakref.WeakKeyDictionary()
+"""Modules that somebody is going to attach, and who."""
+_CLAIMING = threading.RLock()
 
 
 class PatchedForward(partial[Any]):
@@ -91,12 +97,39 @@ def is_replaced(module: nn.Module, name: str) -> bool:
 
 
 def require_unpatched(model: nn.Module) -> None:
-    """Refuse a model that is attached already.
+    """Refuse a model that is attached already, in part or as part of another, or is claimed.
 
     Raises:
-        ModelError: Naming the module whose ``forward`` is replaced.
+        ModelError: Naming the module that is taken.
     """
     for name, module in model.named_modules():
-        if isinstance(module.__dict__.get("forward"), PatchedForward):
+        owner = _CLAIMS.get(module, lambda: None)()
+        if isinstance(module.__dict__.get("forward"), PatchedForward) or owner is not None:
             part = f"module {name!r} of the model" if name else "the model"
             raise ModelError(f"{part} is attached already; detach or close what holds it first")
+
+
+def claim(model: nn.Module, owner: object) -> None:
+    """Keep others from attaching ``model`` until `release`, or until ``owner`` is gone.
+
+    Raises:
+        ModelError: As `require_unpatched`.
+    """
+    with _CLAIMING:
+        require_unpatched(model)
+        _CLAIMS.update((module, weakref.ref(owner)) for module in _claimable(model))
+
+
+def release(model: nn.Module, owner: object) -> None:
+    """Give up what ``owner`` claimed of ``model``."""
+    with _CLAIMING:
+        for module in _claimable(model):
+            if _CLAIMS.get(module, lambda: None)() is owner:
+                del _CLAIMS[module]
+
+
+def _claimable(model: nn.Module) -> Iterator[nn.Module]:
+    """The model and its modules with weights; activations without any may serve several models."""
+    for module in model.modules():
+        if module is model or next(module.parameters(recurse=False), None) is not None:
+            yield module

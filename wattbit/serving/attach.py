@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from torch import nn
 
 from wattbit.calibration import calibration_from_json
@@ -11,6 +13,8 @@ from wattbit.model_inputs import Inputs
 from wattbit.plan import PrecisionPlan
 from wattbit.serving.bundle import ControllerBundle
 from wattbit.storage.fingerprint import model_fingerprint
+
+_log = logging.getLogger(__name__)
 
 
 def require_model(bundle: ControllerBundle, model: nn.Module) -> None:
@@ -44,6 +48,8 @@ def attach(
         BundleError: If the model's weights or layers are not the bundle's, or the bundle's calibration is
             garbled.
     """
+    needed_mb = resident_bytes(bundle, plan) / 2**20
+    _log.info("attaching needs up to %.0f MB of memory beside the model and its batches", needed_mb)
     layers = bundle.profile.layer_names
     switchable = SwitchableModel(model, example, bundle.profile.precisions)
     try:
@@ -64,6 +70,19 @@ def attach(
         switchable.detach()
         raise
     return switchable
+
+
+def resident_bytes(bundle: ControllerBundle, plan: PrecisionPlan) -> int:
+    """How much memory attaching needs beside the model, at most: a copy of the weights, and packed ones.
+
+    Emulated layers keep values of the format they emulate as float32, so that packed weights may be as large
+    as the model's own at any precision; native kernels keep less.
+    """
+    copies = (
+        1 + (plan[layer.name] != bundle.profile.reference_plan[layer.name]) for layer in bundle.profile.layers
+    )
+    weights = (4 * layer.shape.weight_elements for layer in bundle.profile.layers)
+    return sum(count * size for count, size in zip(copies, weights, strict=True))
 
 
 def layer_without_kernel(

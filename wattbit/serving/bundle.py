@@ -58,6 +58,8 @@ class BundledPlan:
         drop_pp: Drop observed on ``certify``; None if it was not run there.
         verdict: ``pass``, ``fail`` or ``inconclusive``; None if it was not judged.
         provenance: Where the energy comes from.
+        disagreements: Samples of ``certify`` whose prediction differs from the reference's, right or wrong;
+            None if they were not counted.
     """
 
     plan: PrecisionPlan
@@ -69,6 +71,7 @@ class BundledPlan:
     drop_pp: float | None
     verdict: str | None
     provenance: Provenance
+    disagreements: int | None = None
 
     def certified_by(self, certificate: Certificate) -> bool:
         """True if ``certificate`` is for this plan's tolerance or a stricter one, and passed the plan."""
@@ -286,6 +289,9 @@ def _plan_from(record: Mapping[str, Any], profile: ModelProfile, summed: bool) -
         raise ValueError(
             f"plan {plan.plan_id} has method {found.method!r:.80}, verdict {found.verdict!r:.80}"
         )
+    counted = found.disagreements
+    if counted is not None and (isinstance(counted, bool) or not isinstance(counted, int) or counted < 0):
+        raise ValueError(f"disagreements {counted!r:.80} of plan {plan.plan_id} must be a whole number")
     for name in ("tolerance_pp", "energy_j", "latency_ms"):
         require_number(getattr(found, name), f"{name} of plan {plan.plan_id}")
     for name, value in (("saving", 1.0 - found.saving), ("drop_pp", 100.0 - (found.drop_pp or 0.0))):

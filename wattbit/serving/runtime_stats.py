@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 
@@ -25,6 +26,23 @@ class RuntimeStats:
     disagreements: int = 0
     rollbacks: int = 0
     energy_saved_j: float = 0.0
+
+    @classmethod
+    def of_batch(
+        cls, samples: int, reference_j: float, plan_j: float, reruns: int, shadow: Sequence[bool]
+    ) -> RuntimeStats:
+        """Of one batch that ran at ``plan_j`` a sample.
+
+        It ran once more at ``reference_j`` if there are ``reruns``, or ``shadow`` says who disagreed.
+        """
+        again_j = reference_j if reruns or shadow else 0.0
+        return cls(
+            samples=samples,
+            reruns=reruns,
+            shadow_samples=len(shadow),
+            disagreements=sum(shadow),
+            energy_saved_j=(reference_j - plan_j - again_j) * samples,
+        )
 
     def plus(self, other: RuntimeStats) -> RuntimeStats:
         """The sum of both."""

@@ -53,10 +53,11 @@ def pack_emulated(layer: LayerWeights, precision: Precision, calibration: LayerC
 
 def _pack_float(layer: LayerWeights, precision: Precision) -> Kernel:
     name = precision.name
-    weight = round_float(layer.weight, name)
+    # Replaced, so that what was rounded is not kept beside it.
+    layer = replace(layer, weight=round_float(layer.weight, name))
 
     def run(x: Tensor) -> Tensor:
-        y = layer.apply(round_float(x, name), weight)
+        y = layer.apply(round_float(x, name), layer.weight)
         # 16-bit kernels accumulate in float32 and round once, when they write their output.
         return round_float(y, name) if precision.activation_bits == 16 else y
 
