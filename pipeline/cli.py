@@ -78,7 +78,7 @@ def resumed_arguments(arguments: list[str]) -> list[str]:
         raise ConfigError(
             f"{given[-1].input_line}: one run at a time can be resumed; quote a path with commas"
         )
-    folder = Path(str(given[-1].value()))
+    folder = Path(str(given[-1].value()).replace("\\${", "${"))
     record = folder / ".hydra" / "overrides.yaml"
     try:
         earlier = yaml.safe_load(read_regular(record, _MOST_RECORD_BYTES))
