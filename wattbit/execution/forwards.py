@@ -34,9 +34,11 @@ def switched(held: Held, index: int, module: nn.Module, original: Callable[..., 
         packed = batch.kernels[index]
         if packed is None:
             return original(input)
-        differentiable = torch.is_grad_enabled() and _wants_gradient(input, module)
-        y = _run(packed, input.opened_by(module) if isinstance(input, Sealed) else input)
+        x = input.opened_by(module) if isinstance(input, Sealed) else input
+        y = packed.run(x) if batch.passes_gradients else _run(packed, x)
         readers = packed.code_readers if y.dtype == torch.uint8 else packed.readers
+        differentiable = torch.is_grad_enabled() and not batch.passes_gradients
+        differentiable = differentiable and _wants_gradient(input, (module, *packed.readers))
         return batch.seal(y, readers, differentiable) if readers else _answer(y, differentiable)
 
     return forward
@@ -48,9 +50,8 @@ def merged(module: nn.Module, original: Callable[..., Any]) -> Callable[..., Any
     def forward(input: Tensor) -> Any:  # noqa: A002
         if not isinstance(input, Sealed):
             return original(input)
-        differentiable = torch.is_grad_enabled() and _wants_gradient(input, module)
         opened = input.opened_by(module)
-        return opened if opened is input else _answer(opened, differentiable)
+        return opened if isinstance(opened, Sealed) else _answer(opened, input.differentiable)
 
     return forward
 
@@ -82,9 +83,9 @@ def _run(packed: PackedKernel, x: Tensor) -> Tensor:
         return packed.run(x if x.dtype == torch.uint8 else x.float())
 
 
-def _wants_gradient(x: Tensor, module: nn.Module) -> bool:
+def _wants_gradient(x: Tensor, modules: tuple[nn.Module, ...]) -> bool:
     sealed = isinstance(x, Sealed) and x.differentiable
-    return sealed or x.requires_grad or any(p.requires_grad for p in module.parameters())
+    return sealed or x.requires_grad or any(p.requires_grad for m in modules for p in m.parameters())
 
 
 def _answer(y: Tensor, differentiable: bool) -> Tensor:

@@ -21,18 +21,23 @@ Watch = Callable[[int, Tensor], None]
 
 @dataclass(frozen=True, slots=True)
 class InFlightBatch:
-    """What a batch keeps to its end: its kernels, who watches it, and what it has sealed."""
+    """What a batch keeps to its end.
+
+    Attributes:
+        kernels: Its kernels.
+        watch: Who watches it.
+        passes_gradients: True if its kernels have gradients, which are refused else.
+        seals: What it has sealed.
+    """
 
     kernels: Kernels
     watch: Watch | None = None
+    passes_gradients: bool = False
     seals: list[weakref.ref[Sealed]] = field(default_factory=list)
 
     def seal(self, y: Tensor, readers: tuple[nn.Module, ...], differentiable: bool) -> Sealed:
         """``y``, which only ``readers`` may read."""
-        sealed = Sealed.of(y)
-        sealed.readers, sealed.differentiable = readers, differentiable
-        self.seals.append(weakref.ref(sealed))
-        return sealed
+        return Sealed.for_readers(y, readers, differentiable, self.seals)
 
     @property
     def leaks(self) -> bool:

@@ -8,6 +8,7 @@ strides, type) and have no values: any operation on one, views and writes in pla
 
 from __future__ import annotations
 
+import weakref
 from typing import Any, Self
 
 import torch
@@ -40,6 +41,21 @@ class Sealed(_StandIn):
 
     readers: tuple[nn.Module, ...]
     differentiable: bool
+    seals: list[weakref.ref[Sealed]]
+
+    @classmethod
+    def for_readers(
+        cls,
+        plain: Tensor,
+        readers: tuple[nn.Module, ...],
+        differentiable: bool,
+        seals: list[weakref.ref[Sealed]],
+    ) -> Sealed:
+        """``plain``, sealed and added to ``seals``."""
+        sealed = cls.of(plain)
+        sealed.readers, sealed.differentiable, sealed.seals = readers, differentiable, seals
+        seals.append(weakref.ref(sealed))
+        return sealed
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]
@@ -49,7 +65,7 @@ class Sealed(_StandIn):
         raise SealBrokenError(f"{func} reads what lies between two layers that run as one")
 
     def opened_by(self, reader: nn.Module) -> Tensor:
-        """What ``reader`` reads: the values if it is the last reader, else this again.
+        """What ``reader`` reads: the values if it is the last reader, else the same, sealed for the others.
 
         Raises:
             SealBrokenError: If it is not the next reader.
@@ -58,8 +74,7 @@ class Sealed(_StandIn):
             raise SealBrokenError(f"{type(reader).__name__} reads what is not for it")
         if len(self.readers) == 1:
             return self.plain
-        self.readers = self.readers[1:]
-        return self
+        return Sealed.for_readers(self.plain, self.readers[1:], self.differentiable, self.seals)
 
 
 class Observed(_StandIn):

@@ -205,7 +205,7 @@ class SwitchableModel:
         """
         norms = [() if found.batch_norm is None else (found.batch_norm,) for found in self._found]
         kernels = (PackedKernel(layer, None, norm) for layer, norm in zip(layers, norms, strict=True))
-        return self._run(batch, InFlightBatch(tuple(kernels)))
+        return self._run(batch, InFlightBatch(tuple(kernels), passes_gradients=True))
 
     def holding(self, kernels: Kernels) -> AbstractContextManager[None]:
         """A context in which parts of the model that this thread calls run ``kernels``, which `prepare` gave.

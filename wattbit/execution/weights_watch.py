@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from operator import attrgetter, is_
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from wattbit.errors import ModelError
 # Values compared of each tensor on a CPU, because torch does not count writes through `.data`, which as a
 # rule change all of a tensor. For a GPU's answer a batch would have to wait.
 _COMPARED = 256
+_VERSION = attrgetter("_version")
 
 
 def write_count(tensor: Tensor) -> int | None:
@@ -45,7 +47,8 @@ class WeightsWatch:
         self._marks = self._mark()
         groups: dict[torch.dtype, list[Tensor]] = {}
         for tensor in tensors:
-            if tensor.device.type == "cpu" and tensor.layout == torch.strided:
+            plain = type(tensor) in (Tensor, nn.Parameter) and tensor.layout == torch.strided
+            if plain and tensor.device.type == "cpu" and tensor.is_floating_point():
                 groups.setdefault(tensor.dtype, []).append(_some_of(tensor))
         self._some = [(group, torch.cat(group)) for group in groups.values()]
 
@@ -63,20 +66,17 @@ class WeightsWatch:
 
     def written(self) -> set[str]:
         """The names of those that were written into or replaced since."""
-        found = set()
-        for (name, _, _), now, before in zip(self._places, self._hold(), self._held, strict=True):
-            if now is not before:
-                found.add(name)
         counts = {id(t): count for t, count in zip(self._counted, self._marks, strict=False)}
-        for (name, _, _), now in zip(self._places, self._held, strict=True):
-            if id(now) in counts and write_count(now) != counts[id(now)]:
-                found.add(name)
-        return found
+        places = zip(self._places, self._hold(), self._held, strict=True)
+        return {
+            name
+            for (name, _, _), now, before in places
+            if now is not before or (id(now) in counts and now._version != counts[id(now)])
+        }
 
     def _changed(self) -> bool:
-        held = self._hold()
         # By identity: tensors that are equal may be others.
-        if any(now is not before for now, before in zip(held, self._held, strict=True)):
+        if not all(map(is_, self._hold(), self._held)):
             return True
         return self._mark() != self._marks or any(
             not torch.equal(torch.cat(group), before) for group, before in self._some
@@ -86,7 +86,7 @@ class WeightsWatch:
         return [holder.get(key) for _, holder, key in self._places]
 
     def _mark(self) -> list[int]:
-        return [tensor._version for tensor in self._counted] + [tensor.data_ptr() for tensor in self._tensors]
+        return [*map(_VERSION, self._counted), *map(Tensor.data_ptr, self._tensors)]
 
 
 def _some_of(tensor: Tensor) -> Tensor:
