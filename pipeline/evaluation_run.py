@@ -19,6 +19,7 @@ from pipeline.evaluation_settings import EvaluationSettings
 from pipeline.judged_plans import NOT_COUNTED, JudgedPlans
 from pipeline.preparation import build_model, build_workload, profile_model, use_threads
 from pipeline.progress import Stages, make_console
+from pipeline.reference_check import check_reference, require_same_reference
 from pipeline.split_evaluator import SplitEvaluator
 from report.plan_result import PlanResult
 from report.results import ReferenceResult, RunResults
@@ -58,8 +59,11 @@ def evaluate(settings: EvaluationSettings) -> None:
     console = make_console()
     stages = Stages(console)
     with stages.stage("model", "load model and data"):
-        subject = _subject(settings)
+        workload = build_workload(settings.workload)
+        check = check_reference(workload)
+        subject = _subject(settings, workload)
     with subject.model as model:
+        require_same_reference(model, subject.workload, check)
         held = {name: split_batches(subject.workload, name) for name in ("search", "certify", "test")}
         evaluator = PlanEvaluator(model, subject.profile, *held["search"])
         guardrail = settings.guardrail.resolve(evaluator.reference_accuracy)
@@ -79,10 +83,11 @@ def evaluate(settings: EvaluationSettings) -> None:
                 result = plan_result(assessed, subject.profile, certify, test)
                 plans.append(as_bundled(result, subject.bundle))
                 update(done, len(found), item.method)
-        results = _results(
-            settings.seed, subject, guardrail, reference_result(evaluator, certify, test), plans
-        )
-    console.print(subject.energy_note, highlight=False, soft_wrap=True, markup=False)
+        reference = reference_result(evaluator, certify, test)
+        results = _results(settings.seed, subject, guardrail, reference, plans)
+        results = replace(results, warnings=check.warnings)
+    for line in (check.text, *(f"WARNING: {warning}." for warning in check.warnings), subject.energy_note):
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
     console.print(final_table(results))
     asked = [plan for plan in plans if plan.method in (BUNDLED, GIVEN)]
     _tell(console, asked)
@@ -94,8 +99,8 @@ def evaluate(settings: EvaluationSettings) -> None:
         sys.exit(NOT_PASSED)
 
 
-def _subject(settings: EvaluationSettings) -> Subject:
-    workload, bundle = build_workload(settings.workload), settings.source
+def _subject(settings: EvaluationSettings, workload: Workload) -> Subject:
+    bundle = settings.source
     if isinstance(bundle, EnergySource):
         return _profiled(workload, bundle)
     found = model_fingerprint(workload.model)

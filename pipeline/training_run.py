@@ -26,6 +26,7 @@ from pipeline.evaluator_factory import build_evaluator, workers_ended
 from pipeline.judge_search import Judged, judge_search
 from pipeline.preparation import build_model, build_workload, profile_model, use_threads
 from pipeline.progress import Stages
+from pipeline.reference_check import check_reference, require_same_reference
 from pipeline.run_folder import RunFolder
 from pipeline.signals import stop_on_signals
 from pipeline.training_settings import TrainingSettings
@@ -73,7 +74,13 @@ class TrainingRun:
         with self._stages.stage("model", "load model and data"):
             workload = build_workload(settings.workload)
         self._say(f"Workload {workload.name}: {workload.description}.")
+        with self._stages.stage("reference", "run the reference on every split"):
+            check = check_reference(workload)
+        self._say(check.text)
+        for warning in check.warnings:
+            self._say(f"WARNING: {warning}.")
         with build_model(workload, settings.precisions) as model:
+            require_same_reference(model, workload, check)
             profile, costs = self._profile(model, workload)
             known = {outcome.plan: outcome for outcome, _ in Journal(self._folder.journal).read(profile)}
             evaluator = build_evaluator(
@@ -94,10 +101,12 @@ class TrainingRun:
                 judged.results,
                 seed=settings.seed,
                 status=self._stop.status,
+                warnings=check.warnings,
                 notes=tuple(self._notes),
                 energy_note=settings.energy.note,
             )
-            judged = replace(judged, results=results)
+            origin = {**judged.bundle.workload, "warnings": list(check.warnings)}
+            judged = replace(judged, results=results, bundle=replace(judged.bundle, workload=origin))
             if profile.provenance != "modelled":
                 with self._stages.stage("confirm", "confirm end to end"):
                     judged = confirmed(judged, costs)

@@ -86,6 +86,7 @@ class RunResults:
         command: What was called.
         seed: The run's seed.
         status: ``finished``, or why the search stopped.
+        warnings: What makes the certificates worth little, a sentence each.
         notes: What a reader should know, a sentence each.
         energy_note: How the energy source was chosen.
         model: The model.
@@ -112,6 +113,7 @@ class RunResults:
     command: str = ""
     seed: int | None = None
     status: str = "unknown"
+    warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     energy_note: str = ""
     model: ModelFacts | None = None

@@ -37,7 +37,8 @@ def last_screen(run: RunResults) -> RenderableType:
 
 def full_screen(run: RunResults) -> RenderableType:
     """Every method's plans, and a line for each tolerance on what runs there."""
-    return Group(final_table(run), deployed_summary(run))
+    warnings = [Text(f"WARNING: {warning}.", style="bold yellow") for warning in run.warnings]
+    return Group(final_table(run), deployed_summary(run), *warnings)
 
 
 def final_table(run: RunResults) -> Table:
@@ -121,7 +122,8 @@ def _remarks(run: RunResults) -> list[Text]:
         for remark in found:
             remarks.setdefault(remark, []).append(format_tolerance(tolerance_pp))
     texts = [f"{', '.join(names)}: {remark}" for remark, names in remarks.items()]
-    lines = [Text(textwrap.shorten(text, _TWO_LINES, placeholder=" …")) for text in texts]
+    lines = [Text(f"WARNING: {warning}.", style="bold yellow") for warning in run.warnings]
+    lines += [Text(textwrap.shorten(text, _TWO_LINES, placeholder=" …")) for text in texts]
     return [Text(), *lines] if lines else []
 
 

@@ -8,7 +8,7 @@ all samples share, goes to the model as it is. Tensors may lie in tuples, lists 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -114,24 +114,52 @@ def inputs_of_call(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str,
 
 
 def logits_of(output: Any) -> Tensor:
-    """The logits in a model's output.
+    """The logits in a model's output, (samples, classes), two classes or more: argmax is what it predicts.
 
-    They are the tensor itself, its ``.logits`` or ``["logits"]``, or the first element of a tuple.
+    They are the tensor itself, its ``.logits`` or ``["logits"]``, or the first tensor of a tuple that is not
+    a single number, as a loss is. Axes of length 1 behind the classes are dropped. One logit a sample becomes
+    two, the first of them 0: argmax then goes by its sign, and softmax is its sigmoid.
 
     Raises:
-        ModelError: If there are none.
+        ModelError: If there are none, or a tuple begins with one number a sample and holds rows of them too:
+            losses and logits, or logits and features, cannot be told apart.
     """
-    logits = getattr(output, "logits", output)
-    if isinstance(logits, dict):
-        logits = logits.get("logits")
-    if isinstance(logits, tuple | list) and logits:
-        logits = logits[0]
-    if not isinstance(logits, Tensor):
+    found = raw_logits(output)
+    if found.ndim > 2 and found.shape[2:].numel() == 1:
+        found = found.flatten(1)
+    if found.ndim == 1:
+        found = found.unsqueeze(1)
+    one = found.ndim > 1 and found.shape[1] == 1
+    return torch.cat([torch.zeros_like(found), found], 1) if one else found
+
+
+def raw_logits(output: Any) -> Tensor:
+    """The logits in a model's output in the shape it gives them; see `logits_of`."""
+    found = getattr(output, "logits", output)
+    if isinstance(found, Mapping):
+        found = found.get("logits")
+    if isinstance(found, tuple | list):
+        found = _first_logits(found)
+    if not isinstance(found, Tensor):
         raise ModelError(
             f"the model returns {type(output).__name__}, which holds no logits; "
             "return a tensor of shape (samples, classes), or an object with .logits"
         )
-    return logits
+    return found
+
+
+def _first_logits(values: Sequence[Any]) -> Any:
+    """The first of a model's outputs, or of those behind a loss, which is a single number."""
+    while len(values) > 1 and isinstance(values[0], Tensor) and values[0].ndim == 0:
+        values = values[1:]
+    first = values[0] if values else None
+    rows = [v for v in values[1:] if isinstance(v, Tensor) and v.ndim > 1 and v.shape[1] > 1]
+    if isinstance(first, Tensor) and first.ndim == 1 and rows:
+        raise ModelError(
+            f"the model returns a tuple of shapes {tuple(first.shape)} and {tuple(rows[0].shape)}, either of "
+            "which could be the logits; return the logits alone, or an object with .logits"
+        )
+    return first
 
 
 @torch.inference_mode()

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from wattbit.model_inputs import Inputs, batches, map_tensors, select
-from workloads.workload import Split, Workload, named_tensors
+from workloads.arrays import named_tensors
+from workloads.workload import Split, Workload
 
 _MASK = "attention_mask"
 """The input that is 1 at tokens and 0 at the padding behind them, (samples, tokens), by its usual name."""

@@ -33,6 +33,7 @@ def make_splits(inputs: Inputs, labels: Tensor, sizes: Mapping[str, int], seed: 
     """
     _require_sizes(sizes, len(labels))
     whole = Split(inputs, labels)
+    inputs, labels = whole.inputs, whole.labels
     order = torch.randperm(len(whole), generator=torch.Generator().manual_seed(seed))
     codes = torch.unique(labels, return_inverse=True)[1]
     chosen: dict[str, Tensor] = {}

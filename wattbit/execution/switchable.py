@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from wattbit.calibration import ActivationObserver, Calibration, integer_widths
+from wattbit.eager import eager_model
 from wattbit.execution.discovery import find_layers, foldable, left_alone, require_finite_weights
 from wattbit.execution.forwards import merged, switched, whole
 from wattbit.execution.in_flight import InFlightBatch, InFlightBatches, Watch
@@ -61,6 +62,7 @@ class SwitchableModel:
         if isinstance(precisions, str):
             precisions = (precisions,)
         self._precisions = parse_precisions(dict.fromkeys([REFERENCE, *precisions]))
+        model = eager_model(model)
         require_unpatched(model)
         require_finite_weights(model)
         self._model = model

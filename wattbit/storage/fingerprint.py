@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from wattbit.eager import eager_model
 from wattbit.errors import ModelError
 
 
@@ -29,9 +30,9 @@ def model_fingerprint(model: nn.Module) -> str:
     is extra state that holds no tensor.
 
     Raises:
-        ModelError: If a tensor holds no values, uninitialized or on the meta device.
+        ModelError: If a tensor holds no values, uninitialized or on the meta device; or as `eager_model`.
     """
-    state = sorted(model.state_dict().items())
+    state = sorted(eager_model(model).state_dict().items())
     tensors = [(name, tensor) for name, tensor in state if isinstance(tensor, Tensor)]
     for name, tensor in tensors:
         if is_lazy(tensor) or tensor.is_meta:
