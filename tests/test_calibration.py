@@ -153,7 +153,7 @@ def test_every_count_of_small_maps_sees_a_position_that_alone_is_not_zero() -> N
         x.flatten(1)[:, count % 49] = torch.linspace(0.5, 1.0, count)
         observer = ActivationObserver("layer")
         observer.observe(x)
-        share = float((torch.cat(observer._samples) > 0).float().mean())
+        share = float((observer.sample > 0).float().mean())
         assert share == pytest.approx(1 / 49, rel=0.02), count
         if count % 20 == 0:
             assert observer.calibrate([8]).affine[8].scale == pytest.approx(1 / 255, rel=0.01)
@@ -196,7 +196,7 @@ def test_every_row_column_and_position_is_in_the_sample() -> None:
             index = torch.arange(size, dtype=torch.float32).reshape(-1, *[1] * (len(shape) - axis - 1))
             observer = ActivationObserver("layer")
             observer.observe(index.expand(shape))
-            seen = torch.cat(observer._samples)
+            seen = observer.sample
             assert len(seen) <= 4_096
             assert len(set(seen.tolist())) == min(size, 4_096)
 

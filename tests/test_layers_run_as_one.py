@@ -22,7 +22,7 @@ def _native_int8(monkeypatch: pytest.MonkeyPatch) -> None:
     """Run the native convolution everywhere; where oneDNN's saturates, by a stand-in for its arithmetic."""
     if not cpu.has_vnni():
         monkeypatch.setattr(cpu, "has_vnni", lambda: True)
-        monkeypatch.setattr(cpu, "_pack_conv_codes", _pack_exactly)
+        monkeypatch.setattr(cpu, "pack_conv_codes", _pack_exactly)
 
 
 def _pack_exactly(

@@ -61,6 +61,11 @@ class ActivationObserver:
         self._low, self._high = math.inf, -math.inf
         self._random = torch.Generator().manual_seed(_SEED)
 
+    @property
+    def sample(self) -> Tensor:
+        """The values kept of all that were observed, shape (values,)."""
+        return torch.cat(self._samples)
+
     def observe(self, x: Tensor) -> None:
         """Add the values of ``x`` (any shape).
 
@@ -82,7 +87,7 @@ class ActivationObserver:
         self._kept += self._samples[-1].numel()
         if self._kept > 4 * _SAMPLES_PER_LAYER:
             # Early batches and those to come are thinned alike, so that all count the same.
-            merged = torch.cat(self._samples)
+            merged = self.sample
             self._samples = [self._some(merged, len(merged) // 3)]
             self._kept = len(self._samples[0])
             self._thinning *= 3
@@ -109,7 +114,7 @@ class ActivationObserver:
                 f"layer {self.layer!r} ran on 0 calibration samples, needs at least 1; "
                 "calibrate on inputs that reach every layer"
             )
-        sample = self._some(torch.cat(self._samples), _SAMPLES_PER_LAYER)
+        sample = self._some(self.sample, _SAMPLES_PER_LAYER)
         # The true ends of the range are among the values, however rare they are.
         low, high = (float(end) for end in sample.aminmax())
         lacking = [self._low] * (self._low < low) + [self._high] * (self._high > high)

@@ -107,7 +107,7 @@ def _pack_conv(
 ) -> Kernel:
     scale, codes = _weight_codes(layer, precision)
     quantizer = calibration.affine[precision.activation_bits]
-    run_codes = _pack_conv_codes(layer, codes, scale, quantizer, emitted)
+    run_codes = pack_conv_codes(layer, codes, scale, quantizer, emitted)
 
     limit = farthest(calibration.absmax)
 
@@ -158,7 +158,7 @@ def _weight_codes(layer: LayerWeights, precision: Precision) -> tuple[Tensor, Te
     return scale, quantize_weight(layer.weight, scale, precision.weight_bits)
 
 
-def _pack_conv_codes(
+def pack_conv_codes(
     layer: LayerWeights, codes: Tensor, scale: Tensor, quantizer: AffineQuantizer, emitted: _Emitted
 ) -> Kernel:
     """A convolution of activations that are quantized already; at least one, with a batch axis."""

@@ -93,27 +93,24 @@ def test_a_plan_is_not_run_on_other_weights(
 @pytest.mark.parametrize("change", [*CHANGES, lambda model: model.double()])
 @torch.no_grad()
 def test_the_runtime_answers_with_the_new_weights_and_rolls_back(change: Callable[[Any], None]) -> None:
-    x = runtimes.X[:8]
-    with PrecisionRuntime(
-        PrecisionController(tiny.bundle()), tiny.conv_model(), tolerance_pp=10.0
-    ) as runtime:
+    x, model = runtimes.X[:8], tiny.conv_model()
+    controller = PrecisionController(tiny.bundle())
+    with PrecisionRuntime(controller, model, tolerance_pp=10.0) as runtime:
         runtime(x)
-        assert runtime.plan != runtime._reference
-        change(runtime._model)
-        x = x.to(next(runtime._model.parameters()).dtype)
+        assert runtime.plan != controller.reference_plan
+        change(model)
+        x = x.to(next(model.parameters()).dtype)
         answers = [runtime(x) for _ in range(2)]
-        assert runtime.plan == runtime._reference
+        assert runtime.plan == controller.reference_plan
         assert runtime.stats.rollbacks == 1
-        model = runtime._model
     assert all(torch.equal(answer, model(x)) for answer in answers)
 
 
 @pytest.mark.parametrize("change", [load, write_through_data, move_statistics])
 def test_weights_loaded_before_the_first_batch_are_refused(change: Callable[[Any], None]) -> None:
-    with PrecisionRuntime(
-        PrecisionController(tiny.bundle()), tiny.conv_model(), tolerance_pp=10.0
-    ) as runtime:
-        change(runtime._model)
+    model = tiny.conv_model()
+    with PrecisionRuntime(PrecisionController(tiny.bundle()), model, tolerance_pp=10.0) as runtime:
+        change(model)
         with pytest.raises(BundleError, match="the model has fingerprint"):
             runtime(runtimes.X[:8])
 
