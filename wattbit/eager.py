@@ -35,7 +35,9 @@ def eager_model(model: nn.Module) -> nn.Module:
                 f"{where} is a TorchScript module, whose layers cannot be switched one by one; give the "
                 "eager model that was scripted or traced"
             )
-        if _is_compiled(module) or module._compiled_call_impl is not None:
+        # A single layer that is compiled by itself is left alone; what contains layers would hide them.
+        by_itself = module._compiled_call_impl is not None and any(module.children())
+        if _is_compiled(module) or by_itself:
             raise ModelError(
                 f"{where} is compiled within the model; give the model as it is before compile() is called"
             )
