@@ -64,7 +64,7 @@ def group_profile(
             if all(precision in part.costs for part in parts)
         }
         grouped.append(LayerProfile(_shape(name, depth, [part.shape for part in parts]), costs))
-    return replace(profile, layers=tuple(grouped))
+    return replace(profile, layers=tuple(grouped), coverage=None)
 
 
 def _of(

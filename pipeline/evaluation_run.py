@@ -31,6 +31,7 @@ from wattbit.guardrail import Guardrail
 from wattbit.plan import PrecisionPlan
 from wattbit.precision import PRECISIONS
 from wattbit.profile import ModelProfile
+from wattbit.profiling.count_macs import coverage_of
 from wattbit.serving.bundle import ControllerBundle
 from wattbit.storage.atomic_write import write_atomically
 from wattbit.storage.fingerprint import model_fingerprint
@@ -62,6 +63,8 @@ def evaluate(settings: EvaluationSettings) -> None:
         workload = build_workload(settings.workload)
         check = check_reference(workload)
         subject = _subject(settings, workload)
+        coverage = coverage_of(subject.model, check.macs)
+        subject = replace(subject, profile=replace(subject.profile, coverage=coverage))
     with subject.model as model:
         require_same_reference(model, subject.workload, check)
         held = {name: split_batches(subject.workload, name) for name in ("search", "certify", "test")}
@@ -86,7 +89,12 @@ def evaluate(settings: EvaluationSettings) -> None:
         reference = reference_result(evaluator, certify, test)
         results = _results(settings.seed, subject, guardrail, reference, plans)
         results = replace(results, warnings=check.warnings)
-    for line in (check.text, *(f"WARNING: {warning}." for warning in check.warnings), subject.energy_note):
+    for line in (
+        check.text,
+        f"Coverage: {coverage.text}.",
+        *(f"WARNING: {warning}." for warning in check.warnings),
+        subject.energy_note,
+    ):
         console.print(line, highlight=False, soft_wrap=True, markup=False)
     console.print(final_table(results))
     asked = [plan for plan in plans if plan.method in (BUNDLED, GIVEN)]
@@ -188,6 +196,7 @@ def _results(
         precisions=subject.profile.precisions,
         tolerances_pp=tuple(sorted({plan.tolerance_pp for plan in plans if plan.tolerance_pp is not None})),
         guardrail=guardrail,
+        coverage=subject.profile.coverage,
         splits={name: len(split) for name, split in subject.workload.splits.items()},
         plans=tuple(plans),
     )

@@ -111,6 +111,7 @@ def judge_search(
         ),
         sequences=tuple(map(judged_sequence, deployments)),
         layers=profile.layers,
+        coverage=profile.coverage,
         archive=archived_plans(archive),
         learning_curve=tuple(map(curve_point, agent.learning_curve)),
     )

@@ -13,7 +13,8 @@ from torch import Tensor
 from envs.evaluators.plan_evaluator import correct
 from wattbit.errors import DataError, ModelError
 from wattbit.execution.switchable import SwitchableModel
-from wattbit.model_inputs import Inputs, call_model, logits_of, num_samples, raw_logits
+from wattbit.model_inputs import Inputs, call_model, logits_of, num_samples, raw_logits, select
+from wattbit.profiling.count_macs import count_macs
 from workloads.overlap import require_disjoint
 from workloads.padding import split_batches
 from workloads.workload import Workload
@@ -34,11 +35,13 @@ class ReferenceCheck:
         accuracy: Its accuracy by split, 0 to 1.
         warnings: What makes a certificate worth little, a sentence each.
         first: The logits of the first batch of ``search``.
+        macs: Multiply-accumulates by module; see `count_macs`.
     """
 
     accuracy: Mapping[str, float]
     warnings: tuple[str, ...]
     first: Tensor
+    macs: Mapping[str, int]
 
     @property
     def text(self) -> str:
@@ -66,7 +69,8 @@ def check_reference(workload: Workload) -> ReferenceCheck:
         accuracy[name] = right / len(labels)
         if name in ("search", "certify"):
             warnings += _chance(name, right, labels)
-    return ReferenceCheck(accuracy, tuple(warnings), first)
+    macs = count_macs(workload.model, select(workload.splits["calibrate"].inputs, slice(0, 2)))
+    return ReferenceCheck(accuracy, tuple(warnings), first, macs)
 
 
 def require_same_reference(model: SwitchableModel, workload: Workload, check: ReferenceCheck) -> None:

@@ -34,11 +34,13 @@ from report.html_report import write_report
 from report.tables import full_screen, last_screen
 from wattbit.audit.log import AuditLog
 from wattbit.calibration import calibration_from_json, calibration_to_json
+from wattbit.coverage import Coverage
 from wattbit.execution.switchable import SwitchableModel
 from wattbit.guardrail import Guardrail
 from wattbit.judging.judgement import feasible_before_search
 from wattbit.model_inputs import call_model, logits_of, predict, select
 from wattbit.profile import ModelProfile
+from wattbit.profiling.count_macs import coverage_of
 from wattbit.profiling.profiler import CostModel
 from wattbit.serving.bundle import load_bundle, save_bundle
 from wattbit.serving.controller import PrecisionController
@@ -81,7 +83,9 @@ class TrainingRun:
             self._say(f"WARNING: {warning}.")
         with build_model(workload, settings.precisions) as model:
             require_same_reference(model, workload, check)
-            profile, costs = self._profile(model, workload)
+            coverage = coverage_of(model, check.macs)
+            self._say(f"Coverage: {coverage.text}.")
+            profile, costs = self._profile(model, workload, coverage)
             known = {outcome.plan: outcome for outcome, _ in Journal(self._folder.journal).read(profile)}
             evaluator = build_evaluator(
                 model, workload, profile, known,
@@ -119,7 +123,9 @@ class TrainingRun:
 
     # --- profile ----------------------------------------------------------------------------------------
 
-    def _profile(self, model: SwitchableModel, workload: Workload) -> tuple[ModelProfile, CostModel]:
+    def _profile(
+        self, model: SwitchableModel, workload: Workload, coverage: Coverage
+    ) -> tuple[ModelProfile, CostModel]:
         make_costs = self._settings.energy.costs
         if workload.sensitivity == "gradient":
             self._notes.append("sensitivities are estimated from derivatives; large ones are measured")
@@ -128,7 +134,7 @@ class TrainingRun:
         if known is not None:
             self._say("Going on with an interrupted run: its profile and every plan it evaluated are kept.")
             model.load_calibration(calibration_from_json(known[1]))
-            return known[0], make_costs(model, workload.splits["calibrate"])
+            return replace(known[0], coverage=coverage), make_costs(model, workload.splits["calibrate"])
         with self._stages.stage("profile", "profile layers") as update:
             profile, costs = profile_model(
                 model,
@@ -137,6 +143,7 @@ class TrainingRun:
                 workers=self._settings.workers,
                 progress=lambda done, total: update(done, total, ""),
             )
+        profile = replace(profile, coverage=coverage)
         self._folder.save_state(fingerprint, profile, calibration_to_json(model.calibration))
         return profile, costs
 

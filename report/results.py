@@ -12,6 +12,7 @@ from pathlib import Path
 
 from report.plan_result import ArchivedPlan, DeployedPlan, PlanResult, PlanSequence
 from report.typed_json import REMEDY, read_value
+from wattbit.coverage import Coverage
 from wattbit.errors import ConfigError
 from wattbit.guardrail import Guardrail
 from wattbit.profile import LayerProfile, Provenance
@@ -100,6 +101,7 @@ class RunResults:
         plans: Every method's plan for every tolerance.
         deployed: What runs at each tolerance.
         sequences: What was tested for each tolerance.
+        coverage: What of the model can switch.
         layers: The profile's layers in execution order.
         archive: Every plan evaluated.
         learning_curve: How the policy learned.
@@ -127,6 +129,7 @@ class RunResults:
     plans: tuple[PlanResult, ...] = ()
     deployed: tuple[DeployedPlan, ...] = ()
     sequences: tuple[PlanSequence, ...] = ()
+    coverage: Coverage | None = None
     layers: tuple[LayerProfile, ...] = ()
     archive: tuple[ArchivedPlan, ...] = ()
     learning_curve: tuple[CurvePoint, ...] = ()
@@ -161,6 +164,15 @@ class RunResults:
     def finished(self) -> bool:
         """True if the run came to its own end."""
         return self.status == "finished"
+
+    @property
+    def withheld(self) -> str:
+        """Why no saving is claimed; empty if one is."""
+        return "" if self.coverage is None else self.coverage.withheld
+
+    def saving_text(self, plan: PlanResult) -> str:
+        """The saving of ``plan``, unless it is withheld."""
+        return "withheld" if self.withheld else plan.saving_text
 
     @property
     def interval_name(self) -> str:

@@ -38,7 +38,15 @@ def last_screen(run: RunResults) -> RenderableType:
 def full_screen(run: RunResults) -> RenderableType:
     """Every method's plans, and a line for each tolerance on what runs there."""
     warnings = [Text(f"WARNING: {warning}.", style="bold yellow") for warning in run.warnings]
+    warnings += [Text(f"Coverage: {text}.") for text in _coverage(run)]
     return Group(final_table(run), deployed_summary(run), *warnings)
+
+
+def _coverage(run: RunResults) -> list[str]:
+    """What of the model can switch, where that is not all, and why no saving is claimed."""
+    if run.coverage is None or run.coverage.macs > 0.9995:
+        return []
+    return [text for text in (run.coverage.text, run.withheld) if text]
 
 
 def final_table(run: RunResults) -> Table:
@@ -75,7 +83,7 @@ def deployed_summary(run: RunResults) -> RenderableType:
 
 def _plan_cells(plan: PlanResult, run: RunResults) -> tuple[Text | str, ...]:
     energy = format_joules(plan.energy_j, run.provenance)
-    return Text(plan.method), energy, plan.saving_text, _drop(plan), _verdict(plan)
+    return Text(plan.method), energy, run.saving_text(plan), _drop(plan), _verdict(plan)
 
 
 def _verdict(plan: PlanResult) -> Text:
@@ -123,6 +131,7 @@ def _remarks(run: RunResults) -> list[Text]:
             remarks.setdefault(remark, []).append(format_tolerance(tolerance_pp))
     texts = [f"{', '.join(names)}: {remark}" for remark, names in remarks.items()]
     lines = [Text(f"WARNING: {warning}.", style="bold yellow") for warning in run.warnings]
+    lines += [Text(f"Coverage: {text}.") for text in _coverage(run)]
     lines += [Text(textwrap.shorten(text, _TWO_LINES, placeholder=" …")) for text in texts]
     return [Text(), *lines] if lines else []
 
@@ -132,7 +141,7 @@ def _add_plan(table: Table, plan: PlanResult, run: RunResults, last: bool) -> No
     table.add_row(
         Text(f"{'>' if deployed else ' '} {plan.method}"),
         format_energy(plan.energy_j),
-        plan.saving_text,
+        run.saving_text(plan),
         _drop(plan),
         format_time(plan.latency_ms),
         _verdict(plan),
@@ -156,7 +165,10 @@ def _deployed_line(run: RunResults, tolerance_pp: float) -> Text:
     if plan is None:
         return Text(f"the reference runs: {run.why_reference(tolerance_pp)}")
     found = plan.confirmation
-    if found is None:
+    if run.withheld:
+        line = Text(f"{plan.method} runs, {run.withheld}: ")
+        line.append(format_joules(plan.energy_j, run.provenance))
+    elif found is None:
         line = Text(f"{plan.method} saves {format_percent(plan.saving)}: ")
         line.append(format_joules(plan.energy_j, run.provenance))
     else:

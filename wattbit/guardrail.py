@@ -25,7 +25,8 @@ class Limits:
         per_class_pp: For each class index, how much that class's false-negative rate may rise, in percentage
             points.
         max_latency_ms: The longest time per inference allowed, milliseconds; None for no limit.
-        max_memory_bytes: The largest size of stored weights allowed, bytes; None for no limit.
+        max_memory_bytes: The largest size of all stored weights allowed, tied ones once, bytes; None for no
+            limit.
     """
 
     alpha: float = 0.05

@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, cast, get_args
 
+from wattbit.coverage import Coverage, LeftOut
 from wattbit.errors import PlanError, WattbitError
 from wattbit.plan import PrecisionPlan
 from wattbit.precision import precision
@@ -114,6 +115,7 @@ class ModelProfile:
             absent pairs cost nothing extra because nothing is converted.
         other_energy_j: Energy per inference of what cannot switch; None if not known.
         other_latency_ms: Time per inference of what cannot switch; None if not known.
+        coverage: What of the model can switch; None if not known.
     """
 
     layers: tuple[LayerProfile, ...]
@@ -123,6 +125,7 @@ class ModelProfile:
     conversion_j: Mapping[str, float]
     other_energy_j: float | None
     other_latency_ms: float | None
+    coverage: Coverage | None = None
 
     @property
     def reference(self) -> str:
@@ -191,16 +194,30 @@ class ModelProfile:
         )
 
     def plan_memory_bytes(self, plan: PrecisionPlan) -> int:
-        """Size of the switchable layers' stored weights under ``plan``, bytes."""
-        return sum(layer.costs[plan[layer.name]].memory_bytes for layer in self.layers)
+        """Size of the stored weights under ``plan``, bytes: of the whole model where coverage is known."""
+        stored = {layer.name: layer.costs[plan[layer.name]].memory_bytes for layer in self.layers}
+        if self.coverage is None:
+            return sum(stored.values())
+        total = sum(stored.values()) + self.coverage.other_weight_bytes
+        for group in self.coverage.tied:
+            # At the reference, layers run on the one weight that they share.
+            same = [n for n in group if n == "" or plan.get(n) == self.reference]
+            total -= sum(stored[name] for name in same[1:])
+        return total
 
     def plan_sensitivity(self, plan: PrecisionPlan) -> float:
         """Sum of the layers' sensitivities under ``plan``: the divergence expected if they add up (nats)."""
         return sum(layer.costs[plan[layer.name]].sensitivity for layer in self.layers)
 
     def saving(self, energy_j: float) -> float:
-        """The share of the reference plan's energy that a plan of ``energy_j`` saves (1 is all of it)."""
-        return 1.0 - energy_j / self.reference_energy_j
+        """The share of the whole model's energy that a plan of ``energy_j`` saves (1 is all of it).
+
+        Where the energy of what cannot switch is not known, its share is taken to be that of its MACs.
+        """
+        saving = 1.0 - energy_j / self.reference_energy_j
+        if self.other_energy_j is not None or self.coverage is None or self.provenance != "modelled":
+            return saving
+        return saving * self.coverage.macs
 
     def to_json(self) -> str:
         """The profile as a JSON document that `from_json` reads."""
@@ -227,6 +244,7 @@ class ModelProfile:
                 },
                 other_energy_j=_optional(data["other_energy_j"], "other_energy_j"),
                 other_latency_ms=_optional(data["other_latency_ms"], "other_latency_ms"),
+                coverage=_coverage_from(data.get("coverage")),
             )
         except (AttributeError, KeyError, TypeError, WattbitError) as error:
             raise ValueError(f"profile lacks or garbles {error}") from error
@@ -259,6 +277,22 @@ def _cost_from(data: Mapping[str, Any]) -> PrecisionCost:
             f"energy_j {cost.energy_j} must be above 0, native {cost.native!r:.80} true or false"
         )
     return cost
+
+
+def _coverage_from(data: Mapping[str, Any] | None) -> Coverage | None:
+    if data is None:
+        return None
+    found = Coverage(
+        macs=require_number(data["macs"], "macs"),
+        weights=require_number(data["weights"], "weights"),
+        left_out=tuple(LeftOut(**part) for part in data["left_out"]),
+        other_weight_bytes=int(require_number(data["other_weight_bytes"], "other_weight_bytes")),
+        tied=tuple(tuple(map(str, group)) for group in data["tied"]),
+    )
+    for share in (found.macs, found.weights, *(require_number(p.macs, "macs") for p in found.left_out)):
+        if share > 1.0:
+            raise ValueError(f"coverage holds a share of {share}, at most 1 is possible")
+    return found
 
 
 def _require_sound(profile: ModelProfile) -> None:
