@@ -6,46 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from shaped import one_line, workload
 
 from pipeline.reference_check import check_reference
 from wattbit.errors import DataError, ModelError
 from wattbit.model_inputs import logits_of
 from wattbit.profiling.sensitivity import divergence
 from wattbit.serving.shadow import disagreement
-from workloads.workload import SPLITS, Split, Workload
-
-
-class Shaped(nn.Module):
-    """A linear model whose output ``shape`` makes of its logits what users' models return."""
-
-    def __init__(self, shape: Any, classes: int = 2) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.head, self.shape = nn.Linear(4, classes), shape
-
-    def forward(self, x: Tensor) -> Any:
-        """Map (samples, 4) to whatever ``shape`` makes of (samples, classes)."""
-        return self.shape(self.head(x))
-
-
-def workload(shape: Any, outputs: int = 2, classes: int = 2) -> Workload:
-    """A workload whose labels are what the model's logits say, before they are shaped."""
-    model = Shaped(shape, outputs).eval()
-    splits = {}
-    for seed, name in enumerate(SPLITS[1:]):
-        x = torch.randn(60, 4, generator=torch.Generator().manual_seed(seed))
-        with torch.no_grad():
-            logits = model.head(x)
-        labels = (logits[:, 0] > 0).long() if outputs == 1 else logits.argmax(1)
-        splits[name] = Split(x, labels)
-    return Workload("made", model, splits, tuple(map(str, range(classes))), 25, "")
-
-
-def one_line(error: pytest.ExceptionInfo[Exception]) -> str:
-    message = str(error.value)
-    assert "\n" not in message
-    return message
 
 
 @pytest.mark.parametrize("shape", [lambda y: y, lambda y: y.squeeze(1), lambda y: y[:, :, None, None]])

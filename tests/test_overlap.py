@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 import torch
-from test_outputs_checked import one_line, workload
+from shaped import one_line, workload
 
 from pipeline.reference_check import check_reference
 from wattbit.errors import DataError

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_outputs_checked import one_line, workload
+from shaped import one_line, workload
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
