@@ -69,7 +69,13 @@ def check_reference(workload: Workload) -> ReferenceCheck:
         accuracy[name] = right / len(labels)
         if name in ("search", "certify"):
             warnings += _chance(name, right, labels)
-    macs = count_macs(workload.model, select(workload.splits["calibrate"].inputs, slice(0, 2)))
+    some = select(workload.splits["calibrate"].inputs, slice(0, 2))
+    if _autocasts(workload, some):
+        warnings.append(
+            "the model autocasts within its forward pass: its accuracy is that of the model as it is, but "
+            "energies count its reference at fp32, so that savings are overstated; let plans choose instead"
+        )
+    macs = count_macs(workload.model, some)
     return ReferenceCheck(accuracy, tuple(warnings), first, macs)
 
 
@@ -120,6 +126,19 @@ def _called(workload: Workload, split: str, batch: Inputs) -> Any:
             f"the model cannot be run on a batch of {split!r} ({type(error).__name__}: {what:.200}); give "
             "inputs that model(inputs), model(*inputs) or model(**inputs) takes, floats as torch.float32"
         ) from error
+
+
+def _autocasts(workload: Workload, batch: Inputs) -> bool:
+    """Whether a part of the model runs under autocast that the model itself switches on."""
+    seen: list[bool] = []
+    handles = [
+        module.register_forward_pre_hook(lambda *_: seen.append(torch.is_autocast_enabled("cpu")))
+        for module in workload.model.modules()
+    ]
+    _called(workload, "calibrate", batch)
+    for handle in handles:
+        handle.remove()
+    return any(seen)
 
 
 def _chance(split: str, right: int, labels: Tensor) -> list[str]:

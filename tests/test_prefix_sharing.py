@@ -330,10 +330,10 @@ class Lengths(Two):
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (Branching, r"cannot be traced \(TraceError: .*write it without control flow"),
-        (Lengths, r"cannot be traced \(.*write it without control flow"),
+        (Branching, r"cannot be traced \(TraceError: .*each plan runs from its first layer"),
+        (Lengths, r"cannot be traced \(.*each plan runs from its first layer"),
         (Writing, "writes in place"),
-        (Aliasing, "gives another output; write it without"),
+        (Aliasing, "gives another output; each plan runs from its first layer"),
         (Remembering, "writes into the model's own tensors"),
         (Noisy, "must not draw random numbers"),
     ],

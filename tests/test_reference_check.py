@@ -53,6 +53,19 @@ def test_a_loss_is_not_taken_for_the_logits(shape: Any) -> None:
     assert set(check_reference(workload(shape, 3, 3)).accuracy.values()) == {1.0}
 
 
+def test_a_model_that_autocasts_is_run_as_it_is_and_said_to() -> None:
+    made = workload(lambda y: y)
+
+    class Casting(type(made.model)):  # type: ignore[misc]
+        def forward(self, x: torch.Tensor) -> Any:
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                return super().forward(x)
+
+    made.model.__class__ = Casting
+    assert any("autocasts" in warning for warning in check_reference(made).warnings)
+    assert not check_reference(workload(lambda y: y)).warnings
+
+
 @pytest.mark.parametrize(
     ("shape", "found"),
     [

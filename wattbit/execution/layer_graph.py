@@ -103,7 +103,7 @@ def trace_layers(model: nn.Module, layer_names: Sequence[str], example: Inputs) 
         said = str(error).strip().split("\n")[0]
         raise ModelError(
             f"the forward pass cannot be traced ({type(error).__name__}: {said:.200}); "
-            "write it without control flow that depends on values"
+            "each plan runs from its first layer instead, which takes longer and gives the same"
         ) from error
     return _Cutter(graph, root, model, layers).cut(structure_of(example))
 
@@ -195,7 +195,7 @@ class _Cutter:
         if len(order) < len(self._layers):
             raise ModelError(
                 f"the traced forward pass runs {len(order)} of {len(self._layers)} switchable layers; "
-                "write it without control flow that depends on values"
+                "each plan runs from its first layer instead, which takes longer and gives the same"
             )
         return LayerGraph(
             layers=tuple(order),

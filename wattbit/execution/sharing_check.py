@@ -52,13 +52,13 @@ def check_sharing(model: SwitchableModel, graph: LayerGraph, inputs: Inputs, run
         said = str(error).strip().split("\n")[0]
         raise ModelError(
             f"the traced forward pass fails ({type(error).__name__}: {said:.200}); "
-            "write it without control flow that depends on values"
+            "each plan runs from its first layer instead, which takes longer and gives the same"
         ) from error
     for plan, logits in plain.items():
         if not _same_bits(logits, shared[plan]):
             raise ModelError(
-                "the traced forward pass gives another output; write it without control flow that depends "
-                "on values, and without writing into tensors in place"
+                "the traced forward pass gives another output; each plan runs from "
+                "its first layer instead, which takes longer and gives the same"
             )
     return plain[model.reference_plan]
 
