@@ -164,6 +164,8 @@ def test_a_fingerprint_changes_with_a_flag() -> None:
         (np.array(["a"] * 6), "array of <U1"),
         (iter(X), "inputs hold a generator|inputs hold a"),
         ("text", "inputs are a str"),
+        (torch.eye(6).to_sparse(), "torch.sparse_coo"),
+        (torch.zeros(6, 2, device="meta"), "without values"),
         ({"x": X, "y": object()}, "inputs hold a object"),
         ({"flag": True}, "split is empty"),
     ],

@@ -43,6 +43,9 @@ def as_tensors(value: Any) -> Any:
     Raises:
         DataError: See `as_inputs`.
     """
+    if isinstance(value, Tensor) and (value.layout != torch.strided or value.is_meta or value.is_quantized):
+        kind = "without values" if value.is_meta else f"of layout {value.layout} and type {value.dtype}"
+        raise DataError(f"inputs hold a tensor {kind}; give a dense one that holds values")
     if isinstance(value, _AS_IT_IS):
         return value
     if isinstance(value, DataLoader | Dataset):
