@@ -128,9 +128,14 @@ def check_overrides(config_name: str, overrides: list[str]) -> DictConfig:
     """
     with initialize_config_dir(str(CONF), version_base="1.3"):
         try:
-            return compose(config_name, overrides, return_hydra_config=True)
-        except (HydraException, OmegaConfBaseException) as error:
+            config = compose(config_name, overrides, return_hydra_config=True)
+        except (HydraException, OmegaConfBaseException, ValueError, TypeError) as error:
             raise ConfigError(_explain(config_name, overrides, error)) from None
+        # Of a group that may be left out, Hydra takes an option that does not exist for none.
+        for _, override in _parsed(overrides):
+            if group_options(override.key_or_group) and (why := _explain_one(config, override)):
+                raise ConfigError(why)
+        return config
 
 
 def _explain(config_name: str, overrides: list[str], error: Exception) -> str:
@@ -153,6 +158,8 @@ def _explain_one(config: DictConfig, override: Override) -> str | None:
     key, value = override.key_or_group, override.value()
     if override.is_force_add():
         return None
+    if not key:
+        return f"{override.input_line}: names no setting; write key=value"
     options = group_options(key)
     if options:
         choices = ", ".join(_nearest_first(value, options))

@@ -20,6 +20,8 @@ from wattbit.storage.writable import require_writable
         ("seed.x=1", ["seed.x"]),
         ("no equals sign", ["key=value"]),
         ("budget.agents=3", ["agent", "baseline"]),
+        ("experiment=quik", ["experiment=quik", "quick", "sentiment"]),
+        ("=3", ["key=value"]),
     ],
 )
 def test_a_typo_names_itself_and_the_valid_choices(override: str, mentions: list[str]) -> None:
@@ -28,6 +30,14 @@ def test_a_typo_names_itself_and_the_valid_choices(override: str, mentions: list
     message = str(caught.value)
     assert "\n" not in message
     assert all(word in message for word in mentions), message
+
+
+@pytest.mark.parametrize(
+    "override", ["workload=digit", "guardrail=strickt", "energy=modeled", "precisions=al"]
+)
+def test_an_option_that_does_not_exist_is_not_taken_for_none(override: str) -> None:
+    with pytest.raises(ConfigError, match="no such option; choose from"):
+        check_overrides("evaluate", [override])
 
 
 def test_what_is_right_is_not_blamed_for_what_is_wrong_beside_it() -> None:

@@ -14,6 +14,8 @@ def write_atomically(
 ) -> None:
     """Replace the file at ``path`` by ``content``; folders on the way are made.
 
+    A link is followed. What is neither a file nor a link to one, such as ``/dev/stdout``, is written to.
+
     Args:
         path: The file.
         content: What it is to hold; a text is written as UTF-8.
@@ -22,11 +24,16 @@ def write_atomically(
     Raises:
         OutputError: If the file cannot be written; an older one is still there then.
     """
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    data = content.encode() if isinstance(content, str) else content
+    target = path.resolve()
+    draft = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_bytes(content.encode() if isinstance(content, str) else content)
-        draft.replace(path)
+        if path.exists() and not path.is_file() and not path.is_dir():
+            path.write_bytes(data)
+            return
+        target.parent.mkdir(parents=True, exist_ok=True)
+        draft.write_bytes(data)
+        draft.replace(target)
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}; {remedy}") from None
     finally:
