@@ -259,7 +259,7 @@ def test_a_step_after_the_end_is_refused() -> None:
     env.reset(seed=0)
     play(env, [0, 0, 0, 0])
     assert env.action_masks().all()
-    with pytest.raises(IndexError, match="start a new walk"):
+    with pytest.raises(IndexError, match="start a new plan"):
         env.step(0)
 
 

@@ -246,7 +246,7 @@ class PlanBuilder:
             ValueError: If the action is out of range, or the layer does not support that precision.
         """
         if self.done:
-            raise IndexError("every layer has its precision already; start a new one")
+            raise IndexError("every layer has its precision already; start a new plan")
         profile, index = self._encoder.profile, self.layer_index
         chosen = operator.index(action)
         if not 0 <= chosen < len(profile.precisions):
