@@ -68,10 +68,10 @@ def make(folder: Path) -> None:
     judgements = certify_sequence(
         (labels == labels).numpy(), [CandidatePlan(plan.plan_id, agrees)], labels.numpy(), guardrail
     )
-    energy_j = profile.plan_energy_j(plan)
+    energy_j, judgement = profile.plan_energy_j(plan), judgements[plan.plan_id]
     bundled = BundledPlan(
-        plan, 5.0, "uniform_int8", energy_j, profile.saving(energy_j), profile.plan_latency_ms(plan), 0.0,
-        judgements[plan.plan_id].verdict, profile.provenance,
+        plan, 5.0, "uniform_int8", energy_j, profile.saving(energy_j), profile.plan_latency_ms(plan),
+        judgement.drop_pp, judgement.verdict, profile.provenance,
     )  # fmt: skip
     fingerprint = model_fingerprint(net)
     certificate = Certificate(guardrail, judgements, fingerprint, tensors_sha256([("inputs", x)]), len(x))
