@@ -79,8 +79,11 @@ def evaluate(settings: EvaluationSettings) -> None:
                 limits = replace(guardrail, tolerance_pp=item.tolerance_pp)
                 assessed = assess(item, evaluator, certify, limits)
                 if item.method == GIVEN and judged is not None:
-                    judgement = judged.judge(
-                        item.plan.plan_id, limits, partial(judge_plan, item.plan, certify, subject.profile)
+                    judgement = judged.correct(
+                        item.plan.plan_id,
+                        assessed.judgement,
+                        limits,
+                        partial(judge_plan, item.plan, certify, subject.profile),
                     )
                     assessed = replace(assessed, judgement=judgement)
                 result = plan_result(assessed, subject.profile, certify, test)

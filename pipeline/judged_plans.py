@@ -11,16 +11,18 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from wattbit.errors import ConfigError
 from wattbit.guardrail import Guardrail
 from wattbit.judging.judgement import Judgement
 from wattbit.judging.noninferiority import first_beyond
 from wattbit.storage.atomic_write import write_atomically
+from wattbit.storage.regular_file import read_regular
 from wattbit.storage.strict_json import dump_json, parse_json, require_number
 
 SCHEMA = 1
+_MOST_BYTES = 2**24
 NOT_COUNTED = (
     "Nothing counts the plans that this split has judged: one at the boundary passes wrongly in up to 5 % of "
     "cases, some of 20 in half of them; give bundle=FOLDER to have them counted and corrected."
@@ -49,7 +51,7 @@ class JudgedPlans:
             ConfigError: If the file is damaged: then nobody knows how many there were.
         """
         try:
-            data = parse_json(path.read_bytes()) if path.exists() else None
+            data = parse_json(read_regular(path, _MOST_BYTES)) if path.exists() else None
             if data is None or data["split"] != split:
                 return cls(path, split, {})
             if data["schema"] != SCHEMA:
@@ -62,11 +64,18 @@ class JudgedPlans:
             ) from None
         return cls(path, split, found)
 
-    def judge(self, plan_id: str, guardrail: Guardrail, judge: Callable[[Guardrail], Judgement]) -> Judgement:
-        """Judge one plan more, and write it down before anybody sees the verdict.
+    def correct(
+        self,
+        plan_id: str,
+        alone: Judgement,
+        guardrail: Guardrail,
+        judge: Callable[[Guardrail], Judgement],
+    ) -> Judgement:
+        """Count one plan more, and write it down before anybody sees the verdict.
 
         Args:
             plan_id: The plan.
+            alone: Its judgement by itself.
             guardrail: Its limits.
             judge: Judges the plan by itself against limits of another alpha.
 
@@ -78,12 +87,11 @@ class JudgedPlans:
         """
         limits = {name: value for name, value in guardrail.as_dict().items() if name != "alpha"}
         tested = f"{plan_id} {json.dumps(limits, sort_keys=True)}"
-        p_values = {**self.p_values, tested: _p_value(guardrail, judge)}
+        p_values = {**self.p_values, tested: _p_value(alone, guardrail, judge)}
         record = {"schema": SCHEMA, "split": self.split, "p_values": p_values}
         write_atomically(
             self.path, dump_json(record), "make the bundle's folder writable: plans must be counted"
         )
-        alone, number = judge(guardrail), len(p_values)
         needed = holm(p_values)[tested]
         if alone.verdict != "pass" or needed <= guardrail.alpha:
             return alone
@@ -91,25 +99,25 @@ class JudgedPlans:
             alone,
             verdict="inconclusive",
             reasons=(
-                f"passes by itself, but this split has judged {number} plans: corrected for that (Holm), "
-                f"p is {needed:.2g}, above {guardrail.alpha:g}; certify it on fresh samples",
+                f"passes by itself, but this split has judged {len(p_values)} plans: corrected for that "
+                f"(Holm), p is {needed:.2g}, above {guardrail.alpha:g}; certify it on fresh samples",
             ),
         )
 
 
-def holm(p_values: Mapping[str, Any]) -> dict[str, float]:
+def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     """The p-values adjusted for their number: reject where at most alpha, and any error has chance alpha."""
     adjusted: dict[str, float] = {}
     least = 0.0
-    for rank, name in enumerate(sorted(p_values, key=lambda name: float(p_values[name]))):
+    for rank, name in enumerate(sorted(p_values, key=p_values.__getitem__)):
         least = max(least, min(1.0, (len(p_values) - rank) * p_values[name]))
         adjusted[name] = least
     return adjusted
 
 
-def _p_value(guardrail: Guardrail, judge: Callable[[Guardrail], Judgement]) -> float:
+def _p_value(alone: Judgement, guardrail: Guardrail, judge: Callable[[Guardrail], Judgement]) -> float:
     """The smallest alpha at which the plan passes, whatever tests that takes; 1 if none does."""
-    most, alone = 0.499, judge(guardrail)
+    most = 0.499
     if alone.p_value is not None and not guardrail.per_class_pp and alone.samples:
         return alone.p_value
     if judge(replace(guardrail, alpha=most)).verdict != "pass":

@@ -38,12 +38,13 @@ from wattbit.coverage import Coverage
 from wattbit.execution.switchable import SwitchableModel
 from wattbit.guardrail import Guardrail
 from wattbit.judging.judgement import feasible_before_search
-from wattbit.model_inputs import call_model, logits_of, predict, select
+from wattbit.model_inputs import call_model, predict, select
 from wattbit.profile import ModelProfile
 from wattbit.profiling.count_macs import coverage_of
 from wattbit.profiling.profiler import CostModel
 from wattbit.serving.bundle import load_bundle, save_bundle
 from wattbit.serving.controller import PrecisionController
+from wattbit.serving.shadow import disagreement
 from wattbit.storage.fingerprint import model_fingerprint
 from workloads.workload import Workload
 
@@ -260,8 +261,8 @@ class TrainingRun:
             audit_path=str(self._folder.audit),
         )
         with runtime, torch.inference_mode():
-            logits = logits_of(call_model(runtime, batch))
-        agreement = float((logits.argmax(1) == expected.argmax(1)).double().mean())
+            differs = disagreement(call_model(runtime, batch), expected)
+        agreement = 1.0 - sum(differs) / len(differs)
         log.info("the exported bundle agrees with the reference on %.2f %% of a batch", 100 * agreement)
 
     def _say(self, message: str) -> None:

@@ -27,19 +27,25 @@ def judge_loss(lost: int) -> Callable[[Guardrail], Judgement]:
     return lambda guardrail: judge(RIGHT, plan, None, guardrail)
 
 
+def judged(
+    plans: JudgedPlans, plan_id: str, limits: Guardrail, judge: Callable[[Guardrail], Judgement]
+) -> Judgement:
+    return plans.correct(plan_id, judge(limits), limits, judge)
+
+
 def test_the_first_plan_is_judged_as_if_it_were_alone(tmp_path: Path) -> None:
-    judged = JudgedPlans.read(tmp_path / "judged.json", "split").judge("a", LIMITS, judge_loss(12))
-    assert judged == judge_loss(12)(LIMITS)
-    assert judged.verdict == "pass"
+    first = judged(JudgedPlans.read(tmp_path / "judged.json", "split"), "a", LIMITS, judge_loss(12))
+    assert first == judge_loss(12)(LIMITS)
+    assert first.verdict == "pass"
 
 
 def test_a_pass_by_luck_does_not_hold_once_many_plans_were_judged(tmp_path: Path) -> None:
     path = tmp_path / "judged.json"
     alone = p_value(PairedCounts(400, 12, 0), 0.05)
     for number in range(1, 21):
-        verdict = JudgedPlans.read(path, "split").judge(str(number), LIMITS, judge_loss(19)).verdict
+        verdict = judged(JudgedPlans.read(path, "split"), str(number), LIMITS, judge_loss(19)).verdict
         assert verdict == "inconclusive"
-    last = JudgedPlans.read(path, "split").judge("last", LIMITS, judge_loss(12))
+    last = judged(JudgedPlans.read(path, "split"), "last", LIMITS, judge_loss(12))
     assert 0.05 / 21 < alone < 0.05
     assert last.verdict == "inconclusive"
     assert "this split has judged 21 plans" in last.reasons[0]
@@ -48,12 +54,12 @@ def test_a_pass_by_luck_does_not_hold_once_many_plans_were_judged(tmp_path: Path
 def test_the_same_plan_asked_about_again_counts_once(tmp_path: Path) -> None:
     path = tmp_path / "judged.json"
     for _ in range(30):
-        assert JudgedPlans.read(path, "split").judge("a", LIMITS, judge_loss(12)).verdict == "pass"
+        assert judged(JudgedPlans.read(path, "split"), "a", LIMITS, judge_loss(12)).verdict == "pass"
 
 
 def test_another_split_begins_to_count_anew(tmp_path: Path) -> None:
     path = tmp_path / "judged.json"
-    JudgedPlans.read(path, "split").judge("a", LIMITS, judge_loss(19))
+    judged(JudgedPlans.read(path, "split"), "a", LIMITS, judge_loss(19))
     assert JudgedPlans.read(path, "another").p_values == {}
     assert len(JudgedPlans.read(path, "split").p_values) == 1
 
@@ -69,10 +75,10 @@ def test_limits_without_a_p_value_of_their_own_are_corrected_too(tmp_path: Path,
         return lambda guardrail: judge(RIGHT, plan, labels, guardrail)
 
     first, path = 11, tmp_path / "judged.json"
-    assert JudgedPlans.read(path, "split").judge("first", limits, judge_plan(first)).verdict == "pass"
+    assert judged(JudgedPlans.read(path, "split"), "first", limits, judge_plan(first)).verdict == "pass"
     for number in range(2 if strict else 5):
-        JudgedPlans.read(path, "split").judge(str(number), limits, judge_plan(19))
-    again = JudgedPlans.read(path, "split").judge("another", limits, judge_plan(first))
+        judged(JudgedPlans.read(path, "split"), str(number), limits, judge_plan(19))
+    again = judged(JudgedPlans.read(path, "split"), "another", limits, judge_plan(first))
     assert again.verdict == "inconclusive"
 
 
@@ -116,4 +122,4 @@ def test_a_damaged_count_is_refused_in_one_line(tmp_path: Path, content: str) ->
 def test_a_plan_that_cannot_be_counted_gets_no_verdict(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(OutputError, match="plans must be counted"):
-        JudgedPlans(tmp_path / "file" / "judged.json", "split", {}).judge("a", LIMITS, judge_loss(0))
+        judged(JudgedPlans(tmp_path / "file" / "judged.json", "split", {}), "a", LIMITS, judge_loss(0))

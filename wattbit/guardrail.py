@@ -36,7 +36,6 @@ class Limits:
     max_memory_bytes: int | None = None
 
     def __post_init__(self) -> None:
-        self._require_tolerance()
         object.__setattr__(self, "per_class_pp", _checked_classes(self.per_class_pp))
         if not _is_number(self.alpha) or not 0.0 < self.alpha < 0.5:
             raise GuardrailError(f"alpha {self.alpha!r} must lie between 0 and 0.5; 0.05 is usual")
@@ -46,9 +45,6 @@ class Limits:
             limit = getattr(self, name)
             if limit is not None and (not _is_number(limit) or not 0.0 < limit < math.inf):
                 raise GuardrailError(f"{name} {limit!r} must be a number above 0; leave it out for no limit")
-
-    def _require_tolerance(self) -> None:
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +60,9 @@ class Guardrail(Limits):
 
     tolerance_pp: float
 
-    def _require_tolerance(self) -> None:
+    def __post_init__(self) -> None:
         _require_pp("tolerance_pp", self.tolerance_pp)
+        Limits.__post_init__(self)
 
     @property
     def margin(self) -> float:
@@ -124,12 +121,13 @@ class RelativeGuardrail(Limits):
 
     relative_tolerance: float
 
-    def _require_tolerance(self) -> None:
+    def __post_init__(self) -> None:
         if not _is_number(self.relative_tolerance) or not 0.0 < self.relative_tolerance < 1.0:
             raise GuardrailError(
                 f"relative_tolerance {self.relative_tolerance!r} must lie between 0 and 1; "
                 "0.01 keeps 99 % of the reference accuracy"
             )
+        Limits.__post_init__(self)
 
     def resolve(self, reference_accuracy: float) -> Guardrail:
         """Return the guardrail for a model of known reference accuracy.
