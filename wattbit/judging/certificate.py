@@ -49,12 +49,16 @@ class Certificate:
         """Ids of the plans that may run, in the order tested."""
         return tuple(plan_id for plan_id, judgement in self.judgements.items() if judgement.verdict == "pass")
 
-    def to_json(self) -> str:
-        """The certificate as a JSON document that `from_json` reads."""
+    def as_dict(self) -> dict[str, Any]:
+        """The certificate as a JSON-ready dict that `from_dict` reads."""
         data = {"schema": CERTIFICATE_SCHEMA, **{f.name: getattr(self, f.name) for f in fields(self)}}
         data["guardrail"] = self.guardrail.as_dict()
         data["judgements"] = {plan_id: asdict(judgement) for plan_id, judgement in self.judgements.items()}
-        return dump_json(data)
+        return data
+
+    def to_json(self) -> str:
+        """The certificate as a JSON document that `from_json` reads."""
+        return dump_json(self.as_dict())
 
     @classmethod
     def from_json(cls, text: str) -> Certificate:
@@ -65,11 +69,23 @@ class Certificate:
         """
         try:
             data = parse_json(text)
-            if not isinstance(data, dict) or data.pop("schema", None) != CERTIFICATE_SCHEMA:
+        except ValueError as error:
+            raise _unreadable(error) from None
+        return cls.from_dict(data)
+
+    @classmethod
+    def from_dict(cls, data: Any) -> Certificate:
+        """As `from_json`, of what its text holds."""
+        try:
+            if not isinstance(data, dict) or data.get("schema") != CERTIFICATE_SCHEMA:
                 raise ValueError(f"its schema is not {CERTIFICATE_SCHEMA}")
-            return _certificate_from(data)
+            return _certificate_from({name: value for name, value in data.items() if name != "schema"})
         except (ValueError, TypeError, WattbitError) as error:
-            raise BundleError(f"certificate cannot be read: {error}; export the bundle again") from None
+            raise _unreadable(error) from None
+
+
+def _unreadable(error: Exception) -> BundleError:
+    return BundleError(f"certificate cannot be read: {error}; export the bundle again")
 
 
 def _certificate_from(data: dict[str, Any]) -> Certificate:

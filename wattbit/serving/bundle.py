@@ -143,7 +143,7 @@ def save_bundle(
         "calibration.json": bundle.calibration_json.encode(),
         "certificate.json": dump_json({
             "schema": BUNDLE_SCHEMA,
-            "certificates": [parse_json(certificate.to_json()) for certificate in bundle.certificates],
+            "certificates": [certificate.as_dict() for certificate in bundle.certificates],
         }).encode(),
         **({"policy.npz": bundle.policy.to_bytes()} if bundle.policy else {}),
         **(extra or {}),
@@ -246,7 +246,7 @@ def _certificates_from(data: bytes, fingerprint: str) -> tuple[Certificate, ...]
     # Proving a judgement again takes a while.
     if sum(1 + len(record["judgements"]) for record in records) > _MOST_JUDGEMENTS:
         raise ValueError(f"it has more than {_MOST_JUDGEMENTS} certificates and judgements")
-    found = tuple(Certificate.from_json(dump_json(one)) for one in records)
+    found = tuple(map(Certificate.from_dict, records))
     for certificate in found:
         if certificate.model_fingerprint != fingerprint:
             raise ValueError(
