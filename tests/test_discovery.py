@@ -16,11 +16,12 @@ from torch.nn.utils.prune import l1_unstructured
 from wattbit.errors import ModelError
 from wattbit.execution.discovery import FoundLayer, find_layers, foldable, require_finite_weights
 from wattbit.execution.kernels.layer_weights import is_switchable, take_weights
+from wattbit.execution.layer_uses import watch_uses
 
 
 def discovered(model: nn.Module, x: Any) -> tuple[FoundLayer, ...]:
     model.eval()
-    return foldable(model, x, find_layers(model, x))
+    return foldable(model, x, find_layers(model, x), watch_uses(model, x))
 
 
 def folded(model: nn.Module, x: Any) -> dict[str, bool]:

@@ -11,6 +11,7 @@ from wattbit.execution.discovery import find_layers, foldable
 from wattbit.execution.in_flight import InFlightBatch
 from wattbit.execution.int8_chaining import Int8Chain, find_chains
 from wattbit.execution.kernels.cpu import has_vnni
+from wattbit.execution.layer_uses import watch_uses
 from wattbit.execution.switchable import SwitchableModel
 from wattbit.plan import PrecisionPlan
 
@@ -45,8 +46,9 @@ def net() -> Net:
 
 def names(model: nn.Module) -> dict[tuple[str, str], Int8Chain]:
     x = tiny.images(4)
-    found = foldable(model, x, find_layers(model, x))
-    chains = find_chains(model, x, found)
+    uses = watch_uses(model, x)
+    found = foldable(model, x, find_layers(model, x), uses)
+    chains = find_chains(found, uses)
     return {(found[chain.producer].shape.name, found[chain.consumer].shape.name): chain for chain in chains}
 
 

@@ -58,6 +58,18 @@ def eager_model(model: nn.Module) -> nn.Module:
     return model
 
 
+def require_values(name: str, tensor: Tensor) -> None:
+    """Refuse a parameter or buffer that has no values yet.
+
+    Raises:
+        ModelError: If it is uninitialized or on the meta device.
+    """
+    if is_lazy(tensor) or tensor.is_meta:
+        raise ModelError(
+            f"{name} holds no values (it is uninitialized or on the meta device); load the weights first"
+        )
+
+
 def _is_compiled(module: Any) -> bool:
     # Known by its attribute: to import its class would import the whole compiler.
     return isinstance(module, nn.Module) and "_orig_mod" in module._modules

@@ -23,6 +23,7 @@ from wattbit.errors import ModelError, PlanError
 from wattbit.execution.discovery import find_layers, foldable
 from wattbit.execution.kernels import Kernel, PackedKernel
 from wattbit.execution.layer_graph import structure_of
+from wattbit.execution.layer_uses import watch_uses
 from wattbit.execution.switchable import SwitchableModel
 from wattbit.model_inputs import Inputs, call_model
 from wattbit.plan import PrecisionPlan
@@ -122,7 +123,8 @@ def fixed_copy(model: SwitchableModel, plan: PrecisionPlan, example: Inputs) -> 
         id(tensor): tensor for tensor in chain(model.model.parameters(), model.model.buffers())
     }
     fixed: nn.Module = copy.deepcopy(model.model, shared).eval()
-    found = foldable(fixed, example, find_layers(fixed, example))
+    found = find_layers(fixed, example)
+    found = foldable(fixed, example, found, watch_uses(fixed, example))
     names = tuple(layer.shape.name for layer in found)
     folds = tuple(layer.batch_norm is not None for layer in found)
     if (names, folds) != (model.layer_names, model.folds_batch_norm):

@@ -14,9 +14,9 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 
+from wattbit.eager import require_values
 from wattbit.errors import ModelError
 from wattbit.execution.kernels.layer_weights import (
     LayerWeights,
@@ -25,7 +25,7 @@ from wattbit.execution.kernels.layer_weights import (
     weight_of,
     why_left_alone,
 )
-from wattbit.execution.layer_uses import LayerUses, hooks_of, watch_uses
+from wattbit.execution.layer_uses import LayerUses, hooks_of
 from wattbit.execution.patching import ForwardPatches
 from wattbit.model_inputs import Inputs, call_model, logits_of, num_samples, tensors_in
 from wattbit.profile import LayerKind, LayerShape
@@ -59,10 +59,7 @@ def require_finite_weights(model: nn.Module) -> None:
         ModelError: Naming the tensor.
     """
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if is_lazy(tensor) or tensor.is_meta:
-            raise ModelError(
-                f"{name} holds no values (it is uninitialized or on the meta device); load the weights first"
-            )
+        require_values(name, tensor)
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             count = int((~torch.isfinite(tensor)).sum())
             raise ModelError(
@@ -173,13 +170,14 @@ def _shape(name: str, module: nn.Module, calls: _Calls, samples: int, depth: flo
 
 
 @torch.no_grad()
-def foldable(model: nn.Module, example: Inputs, found: Sequence[FoundLayer]) -> tuple[FoundLayer, ...]:
+def foldable(
+    model: nn.Module, example: Inputs, found: Sequence[FoundLayer], uses: LayerUses
+) -> tuple[FoundLayer, ...]:
     """Give each layer the BatchNorm that folds into it.
 
     That is the one which alone reads what a convolution writes, and reads nothing else, if every tensor that
     the model returns stays as it was when the folded model runs.
     """
-    uses = watch_uses(model, example)
     found = [replace(layer, batch_norm=_follower(uses, layer.module)) for layer in found]
     if not any(layer.batch_norm for layer in found):
         return tuple(found)

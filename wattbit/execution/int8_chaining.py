@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from wattbit.execution.discovery import FoundLayer
-from wattbit.execution.layer_uses import LayerUses, hooks_of, watch_uses
-from wattbit.model_inputs import Inputs
+from wattbit.execution.layer_uses import LayerUses, hooks_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,15 +36,13 @@ class Int8Chain:
         return self.producer, self.consumer
 
 
-def find_chains(model: nn.Module, example: Inputs, found: Sequence[FoundLayer]) -> tuple[Int8Chain, ...]:
-    """Run ``example`` and return the chains between ``found`` layers, in execution order.
+def find_chains(found: Sequence[FoundLayer], uses: LayerUses) -> tuple[Int8Chain, ...]:
+    """The chains between ``found`` layers, in execution order.
 
     Args:
-        model: The model, in eval mode.
-        example: A batch of real inputs.
         found: The model's switchable layers.
+        uses: Who read what they wrote, when an example ran.
     """
-    uses = watch_uses(model, example)
     index = {layer.module: i for i, layer in enumerate(found)}
     chains = (_chain(uses, producer, layer, index) for producer, layer in enumerate(found))
     return tuple(chain for chain in chains if chain is not None)

@@ -27,6 +27,7 @@ from wattbit.execution.forwards import merged, switched, whole
 from wattbit.execution.in_flight import InFlightBatch, InFlightBatches, Watch
 from wattbit.execution.int8_chaining import find_chains
 from wattbit.execution.kernels import PackedKernel
+from wattbit.execution.layer_uses import watch_uses
 from wattbit.execution.packing import REFERENCE, Kernels
 from wattbit.execution.patching import ForwardPatches, original_forward, require_unpatched
 from wattbit.execution.rewriting import RewrittenLayers
@@ -72,9 +73,10 @@ class SwitchableModel:
         model.eval()
         try:
             weights = WeightsWatch(model)
-            self._found = foldable(model, example, find_layers(model, example))
+            found, uses = find_layers(model, example), watch_uses(model, example)
+            self._found = foldable(model, example, found, uses)
             self._shapes = tuple(found.shape for found in self._found)
-            chains = find_chains(model, example, self._found) if native else ()
+            chains = find_chains(self._found, uses) if native else ()
             # What the forward pass itself writes is no change of weights.
             self._weights = WeightsWatch(model, weights.written())
             self._layers = RewrittenLayers(

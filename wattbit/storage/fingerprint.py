@@ -7,10 +7,8 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
-from wattbit.eager import eager_model
-from wattbit.errors import ModelError
+from wattbit.eager import eager_model, require_values
 
 
 def tensors_sha256(tensors: Iterable[tuple[str, Tensor]]) -> str:
@@ -35,8 +33,5 @@ def model_fingerprint(model: nn.Module) -> str:
     state = sorted(eager_model(model).state_dict().items())
     tensors = [(name, tensor) for name, tensor in state if isinstance(tensor, Tensor)]
     for name, tensor in tensors:
-        if is_lazy(tensor) or tensor.is_meta:
-            raise ModelError(
-                f"{name} holds no values (it is uninitialized or on the meta device); load the weights first"
-            )
+        require_values(name, tensor)
     return tensors_sha256(tensors)
