@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor, nn
 
@@ -35,9 +34,3 @@ def workload(shape: Any, outputs: int = 2, classes: int = 2) -> Workload:
         labels = (logits[:, 0] > 0).long() if outputs == 1 else logits.argmax(1)
         splits[name] = Split(x, labels)
     return Workload("made", model, splits, tuple(map(str, range(classes))), 25, "")
-
-
-def one_line(error: pytest.ExceptionInfo[Exception]) -> str:
-    message = str(error.value)
-    assert "\n" not in message
-    return message

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from shaped import one_line, workload
+from messages import one_line
+from shaped import workload
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 

@@ -19,6 +19,7 @@ from fashion_mnist_files import SIZES, arguments, contents, idx, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from messages import one_line
 from torch import Tensor, fx, nn
 
 from wattbit.errors import DataError
@@ -30,12 +31,6 @@ from workloads.workload import SPLITS
 
 CONFIG = Path(__file__).parents[1] / "conf" / "workload" / "fashion_mnist.yaml"
 NAMES = list(CONTENT_SHA256)
-
-
-def one_line(error: pytest.ExceptionInfo[DataError]) -> str:
-    message = str(error.value)
-    assert "\n" not in message
-    return message
 
 
 def test_the_configuration_has_exactly_the_arguments_of_load() -> None:

@@ -6,7 +6,8 @@ import dataclasses
 
 import pytest
 import torch
-from shaped import one_line, workload
+from messages import one_line
+from shaped import workload
 
 from pipeline.reference_check import check_reference
 from wattbit.errors import DataError

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from shaped import one_line, workload
+from messages import one_line
+from shaped import workload
 
 from pipeline.reference_check import check_reference
 from wattbit.errors import DataError, ModelError

@@ -17,6 +17,7 @@ import torch
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from messages import one_line
 from torch import Tensor, nn
 
 from wattbit.errors import ConfigError, DataError, ModelError
@@ -98,12 +99,6 @@ def without_assets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str,
     data = put(tmp_path / "data", sdist(made_up_ratings()), monkeypatch)
     fixed = {"seed": 0, "epochs": 1, "batch_size": 16, "cache_dir": str(tmp_path / "cache")}
     return {**fixed, **SIZES, "data_dir": str(data)}
-
-
-def one_line(error: pytest.ExceptionInfo[DataError]) -> str:
-    message = str(error.value)
-    assert "\n" not in message
-    return message
 
 
 # --- the workload ---------------------------------------------------------------------------------------

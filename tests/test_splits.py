@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from messages import one_line
 from torch import Tensor, nn
 
 from wattbit.errors import ConfigError, DataError, ModelError
@@ -20,12 +21,6 @@ def numbered_data(samples: int, classes: int = 4) -> tuple[Tensor, Tensor]:
     """Inputs that say which sample they are, and labels."""
     numbers = torch.arange(samples)
     return numbers[:, None].float(), numbers % classes
-
-
-def one_line(error: pytest.ExceptionInfo[Exception]) -> str:
-    message = str(error.value)
-    assert "\n" not in message
-    return message
 
 
 @settings(deadline=None, max_examples=60)
